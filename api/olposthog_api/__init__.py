@@ -1,0 +1,1 @@
+"""The REST API of olposthog: `path("api/", include("olposthog_api.urls"))`."""

@@ -1,0 +1,54 @@
+"""How drf-spectacular describes flags. What a plain JSON field becomes would be wrong or vague."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiSerializerFieldExtension
+from drf_spectacular.openapi import AutoSchema
+
+from olposthog import conf
+from olposthog.visibility import INTERNAL_PREFIXES
+
+_FLAG = {"oneOf": [{"type": "boolean"}, {"type": "string"}]}
+
+
+def _named_flags() -> list[str]:
+    """Return the plain keys of `POSTHOG_API_FLAGS`, which a generated client shall know."""
+    return sorted(
+        key
+        for key in conf.current().browser_flags
+        if not set(key) & set("*?[") and not key.startswith(INTERNAL_PREFIXES)
+    )
+
+
+class FlagsFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # theirs
+    """`features`: named properties where the site names its flags, and any others."""
+
+    target_class = "olposthog_api.serializers.FlagsField"
+
+    def map_serializer_field(self, auto_schema: AutoSchema, direction: Any) -> dict[str, Any]:
+        """Return the schema of the values by key."""
+        named = {key: dict(_FLAG) for key in _named_flags()}
+        schema: dict[str, Any] = {"type": "object", "additionalProperties": _FLAG}
+        return {"type": "object", "properties": named, **schema} if named else schema
+
+
+class PayloadsFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # theirs
+    """`payloads`: any JSON values by key."""
+
+    target_class = "olposthog_api.serializers.PayloadsField"
+
+    def map_serializer_field(self, auto_schema: AutoSchema, direction: Any) -> dict[str, Any]:
+        """Return the schema of the payloads by key."""
+        return {"type": "object", "additionalProperties": {}}
+
+
+class PayloadFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # theirs
+    """`payload`: any JSON value, also null."""
+
+    target_class = "olposthog_api.serializers.PayloadField"
+
+    def map_serializer_field(self, auto_schema: AutoSchema, direction: Any) -> dict[str, Any]:
+        """Return the schema that lets everything pass."""
+        return {}

@@ -1,0 +1,96 @@
+"""The shapes of the REST API's answers and of its query."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_serializer
+from rest_framework import serializers
+
+from olposthog.snapshot import Source
+
+MAX_KEYS = 100
+MAX_KEY_LENGTH = 400
+"""PostHog's own limit for the length of a flag's key."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class FlagsField(serializers.DictField):
+    """Values by flag key: on or off, or the name of a variant."""
+
+
+class PayloadsField(serializers.DictField):
+    """Payloads by flag key: any JSON value."""
+
+
+class PayloadField(serializers.JSONField):
+    """A flag's payload: any JSON value, null where there is none."""
+
+
+class SourceField(serializers.ChoiceField):
+    """Where a value comes from."""
+
+    def __init__(self, **options: Any) -> None:
+        choices = [
+            (Source.LOCAL.value, "flag definitions, evaluated by the server"),
+            (Source.POSTHOG.value, "PostHog, now or lately"),
+            (Source.STALE.value, "PostHog, longer ago, because it cannot be asked now"),
+            (Source.FALLBACK.value, "the site's defaults, because PostHog cannot be asked now"),
+            (Source.DISABLED.value, "the site's defaults, because PostHog is switched off"),
+        ]
+        super().__init__(choices=choices, help_text="Where the values come from.", **options)
+
+
+@extend_schema_serializer(many=False)  # drf-spectacular would make an array of a `list` action
+class FeaturesSerializer(serializers.Serializer[dict[str, Any]]):
+    """All flags that a browser may see, for the person whom the server made out."""
+
+    distinct_id = serializers.CharField(
+        help_text="The person's id, as PostHog knows it. The server derives it, never the browser."
+    )
+    source = SourceField()  # type: ignore[assignment]  # DRF's fields have a `source` of their own
+    features = FlagsField(help_text="Value by flag key: on, off, or the name of a variant.")
+    payloads = PayloadsField(help_text="Payload by flag key, only of flags that have one.")
+
+
+class FeatureSerializer(serializers.Serializer[dict[str, Any]]):
+    """One flag."""
+
+    key = serializers.CharField()
+    enabled = serializers.BooleanField(help_text="Whether the flag is on; a variant counts as on.")
+    variant = serializers.CharField(
+        allow_null=True, help_text="The name of the variant; null for a plain on/off flag."
+    )
+    payload = PayloadField(help_text="The payload; null where there is none.")
+    source = SourceField()  # type: ignore[assignment]  # DRF's fields have a `source` of their own
+
+
+class ErrorSerializer(serializers.Serializer[dict[str, Any]]):
+    """What is wrong, in DRF's shape."""
+
+    detail = serializers.CharField()
+
+
+class KeysErrorSerializer(serializers.Serializer[dict[str, Any]]):
+    """What is wrong with `keys`, in DRF's shape."""
+
+    keys = serializers.ListField(child=serializers.CharField())
+
+
+def parse_keys(text: str | None) -> frozenset[str] | None:
+    """Read `?keys=a,b`; None when it is absent. Raises DRF's ValidationError for bad input."""
+    if text is None:
+        return None
+    keys = frozenset(key for part in text.split(",") if (key := part.strip()))
+    problem = None
+    if len(keys) > MAX_KEYS:
+        problem = f"At most {MAX_KEYS} keys; these are {len(keys)}."
+    elif any(len(key) > MAX_KEY_LENGTH for key in keys):
+        problem = f"A key has at most {MAX_KEY_LENGTH} characters."
+    elif any(_CONTROL.search(key) for key in keys):
+        problem = "A key has no control characters."
+    if problem:
+        raise serializers.ValidationError({"keys": [problem]})
+    return keys

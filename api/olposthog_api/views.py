@@ -1,0 +1,192 @@
+"""`GET /api/features/` and `GET /api/features/{key}/`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from django.http import HttpResponse
+from django.utils.cache import get_conditional_response, patch_cache_control
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.exceptions import NotFound
+from rest_framework.permissions import AllowAny
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.settings import api_settings
+from rest_framework.throttling import ScopedRateThrottle
+from rest_framework.viewsets import ViewSet
+
+from olposthog.features import for_request
+from olposthog.identity import remember_identity
+from olposthog.snapshot import FlagSnapshot, Runtime
+from olposthog.visibility import is_visible, visible_flags
+
+from .serializers import (
+    ErrorSerializer,
+    FeatureSerializer,
+    FeaturesSerializer,
+    KeysErrorSerializer,
+    parse_keys,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A body as it is sent, and its ETag."""
+
+    body: bytes
+    etag: str
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Rendered:
+        """Render `answer`. The ETag covers all of it: the values, the person and the source."""
+        body = json.dumps(answer, separators=(",", ":")).encode()
+        return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+
+_rendered: WeakKeyDictionary[FlagSnapshot, Rendered] = WeakKeyDictionary()
+"""Rendered answers, which live as long as the snapshots they show."""
+
+UNCHANGED = OpenApiResponse(description="Unchanged since the ETag in `If-None-Match`.")
+REFUSALS = {
+    401: OpenApiResponse(ErrorSerializer, description="The credentials sent are not valid."),
+    403: OpenApiResponse(ErrorSerializer, description="The credentials sent are not valid."),
+    406: OpenApiResponse(ErrorSerializer, description="Only JSON is to be had."),
+    429: OpenApiResponse(ErrorSerializer, description="Too many requests; see `Retry-After`."),
+}
+
+
+class FeaturesThrottle(ScopedRateThrottle):
+    """The throttle of scope `features`; without a rate for it there is no throttle."""
+
+    def get_rate(self) -> str | None:
+        """Return the host project's rate, as it is now."""
+        rates: Mapping[str, Any] = api_settings.DEFAULT_THROTTLE_RATES
+        return rates.get(FeatureViewSet.throttle_scope)
+
+
+class RenderedJSONRenderer(JSONRenderer):
+    """Plain JSON, whatever renderers the host project has; bytes are JSON already."""
+
+    def render(
+        self,
+        data: Any,
+        accepted_media_type: str | None = None,
+        renderer_context: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """Return `data` as JSON."""
+        if isinstance(data, bytes):
+            return data
+        rendered: bytes = super().render(data, accepted_media_type, renderer_context)
+        return rendered
+
+
+class FeatureViewSet(ViewSet):
+    """The flags of whoever asks, as far as browsers may see them.
+
+    Reading needs no log-in. Authentication is the host project's; subclass to change that.
+    """
+
+    renderer_classes = [RenderedJSONRenderer]
+    permission_classes = [AllowAny]
+    throttle_classes = [FeaturesThrottle]
+    throttle_scope = "features"
+    lookup_field = "key"
+    lookup_value_regex = "[^/]+"
+
+    @extend_schema(
+        operation_id="features_list",
+        tags=["features"],
+        summary="All flags of the person who asks",
+        parameters=[
+            OpenApiParameter(
+                "keys",
+                str,
+                description="Narrow the answer to these flags, separated by commas; at most 100.",
+            )
+        ],
+        responses={
+            200: FeaturesSerializer,
+            304: UNCHANGED,
+            400: OpenApiResponse(KeysErrorSerializer, description="`keys` cannot be used."),
+            **REFUSALS,
+        },
+    )
+    def list(self, request: Request) -> HttpResponse:
+        """Return the flags with their payloads and where they come from.
+
+        An outage of PostHog is no error: the site's defaults answer, with the source `fallback`.
+        """
+        keys = parse_keys(request.query_params.get("keys"))
+        return self._conditional(request, _features(_client_snapshot(request), keys))
+
+    @extend_schema(
+        operation_id="features_retrieve",
+        tags=["features"],
+        summary="One flag of the person who asks",
+        parameters=[OpenApiParameter("key", str, OpenApiParameter.PATH, description="Flag key")],
+        responses={
+            200: FeatureSerializer,
+            304: UNCHANGED,
+            404: OpenApiResponse(ErrorSerializer, description="Unknown, or not for browsers."),
+            **REFUSALS,
+        },
+    )
+    def retrieve(self, request: Request, key: str) -> HttpResponse:
+        """Return one flag; 404 where it is unknown or not for browsers, which look alike."""
+        snapshot = _client_snapshot(request)
+        if key not in snapshot.flags or not is_visible(key):
+            raise NotFound
+        value = snapshot.flags[key]
+        answer = {
+            "key": key,
+            "enabled": bool(value),
+            "variant": value if isinstance(value, str) else None,
+            "payload": snapshot.payloads.get(key),
+            "source": snapshot.source,
+        }
+        return self._conditional(request, Rendered.of(answer))
+
+    def _conditional(self, request: Request, rendered: Rendered) -> HttpResponse:
+        response = Response(rendered.body)
+        response["ETag"] = rendered.etag
+        return get_conditional_response(request, etag=rendered.etag, response=response) or response
+
+    def finalize_response(
+        self, request: Request, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        """Add the headers that say whom the answer is for, and remember a new visitor."""
+        final = super().finalize_response(request, response, *args, **kwargs)
+        patch_cache_control(final, private=True, no_cache=True)
+        remember_identity(request, final)
+        return final
+
+
+def _client_snapshot(request: Request) -> FlagSnapshot:
+    return for_request(request, runtime=Runtime.CLIENT)
+
+
+def _features(snapshot: FlagSnapshot, keys: frozenset[str] | None) -> Rendered:
+    if keys is None:
+        rendered = _rendered.get(snapshot)
+        if rendered is not None:
+            return rendered
+    flags = visible_flags(snapshot)
+    if keys is not None:
+        flags = {key: value for key, value in flags.items() if key in keys}
+    rendered = Rendered.of(
+        {
+            "distinct_id": snapshot.distinct_id,
+            "source": snapshot.source,
+            "features": flags,
+            "payloads": {key: snapshot.payloads[key] for key in flags if key in snapshot.payloads},
+        }
+    )
+    if keys is None:
+        _rendered[snapshot] = rendered
+    return rendered

@@ -1,0 +1,266 @@
+"""The circuit breaker that all processes share.
+
+closed → open: one call as slow as the trip threshold, or a row of failures in one process.
+open → half-open → closed or open: after the cooldown one call in the fleet probes PostHog.
+
+The state lives in the shared cache and is mirrored in each process, so that a check costs no
+cache read and a process whose cache is dead still protects itself. The class decides; reading and
+writing the shared cache is the `Ledger`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from django.core.cache.backends.base import BaseCache
+
+    from .cache import SharedCache
+
+log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """What the circuit lets through: every call, none, or a single probe."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class Ledger(Protocol):
+    """What the breaker needs of the shared cache. Nothing here raises."""
+
+    def claim(self, name: str, lifetime_seconds: float) -> bool | None:
+        """Return whether this is the fleet's first claim of `name`; None when nobody can say."""
+
+    def restore(self, state: str) -> None:
+        """Write the state, without making the caller wait, if there is none."""
+
+    def announce(self, state: str, name: str, news: Callable[[], None]) -> None:
+        """Write the state, without making the caller wait; call `news` if first to claim `name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One shared state: when the circuit opened, or that it is closed."""
+
+    token: str
+    """Names this opening or closing, and is never used for another. The opening after a closing
+    is named after it, so that processes which open the circuit at the same time agree."""
+    opened_at: float | None = None
+    """Seconds since the epoch, by the clock of the machine that opened it; None when closed."""
+
+    def to_text(self) -> str:
+        """Return the record as the shared cache keeps it."""
+        return json.dumps({"token": self.token, "opened_at": self.opened_at})
+
+    @classmethod
+    def from_text(cls, text: object) -> Record | None:
+        """Read a record; anything else, as another version might write, is None."""
+        try:
+            stored = json.loads(text)  # type: ignore[arg-type]  # whatever the cache holds
+            opened_at = stored["opened_at"]
+            return cls(str(stored["token"]), None if opened_at is None else float(opened_at))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave to call PostHog once. Report the outcome to the breaker that gave it."""
+
+    token: str
+    probe: bool = False
+
+
+class Breaker:
+    """One process's view of the circuit, and its votes."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        failure_threshold: int,
+        cooldown_seconds: float,
+        trip_threshold_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._failure_threshold = failure_threshold
+        self._cooldown = cooldown_seconds
+        # A probe may take as long as the trip threshold; the next must not start before it ended.
+        self._probe_seconds = max(cooldown_seconds, trip_threshold_seconds)
+        self._clock = clock
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._record = Record(_new_token())
+        self._failures = 0
+        self._seen_open_at = 0.0
+        self._seen_closed_at: float | None = None
+        self._last_attempt = 0
+
+    @property
+    def state(self) -> State:
+        """The state as this process knows it."""
+        with self._lock:
+            if self._record.opened_at is None:
+                return State.CLOSED
+            return State.HALF_OPEN if self._attempt() else State.OPEN
+
+    def mirror(self, text: object) -> None:
+        """Take over the shared state as just read; None when it was missing there.
+
+        A missing state was lost, not closed: each process restores what it knows.
+        """
+        shared = Record.from_text(text)
+        with self._lock:
+            if shared is not None and shared.token != self._record.token:
+                self._adopt(shared)
+            elif shared is not None and shared.opened_at is None:
+                self._seen_closed_at = self._clock()
+            known = self._record
+        if shared is None:
+            self._ledger.restore(known.to_text())
+
+    def permit(self) -> Permit | None:
+        """Return leave to call PostHog, or None: fall back now.
+
+        After the cooldown, this asks the ledger whether the call is the fleet's one probe.
+        """
+        with self._lock:
+            if self._record.opened_at is None:
+                return Permit(self._record.token)
+            attempt = self._attempt()
+            if attempt <= self._last_attempt:
+                return None
+            self._last_attempt = attempt
+            token = self._record.token
+        if self._ledger.claim(f"probe:{token}:{attempt}", self._probe_seconds * 10) is False:
+            return None
+        log.info("PostHog's circuit is half-open: one call probes it.")
+        return Permit(token, probe=True)
+
+    def allows(self, permit: Permit) -> bool:
+        """Return whether the call of `permit` still matters; ask before a retry."""
+        if permit.probe:
+            return self._record.token == permit.token
+        return self._record.opened_at is None
+
+    def succeeded(self, permit: Permit) -> None:
+        """Count a call that brought flags in time; a probe's success closes the circuit."""
+        with self._lock:
+            if not self.allows(permit):
+                return
+            self._failures = 0
+            if not permit.probe:
+                return
+            closed = Record(_new_token())
+            self._adopt(closed)
+        self._announce(closed, "PostHog's circuit is closed: it answers again.")
+
+    def failed(self, permit: Permit, reason: str) -> None:
+        """Count a failure; enough of them in a row, or a probe's, open the circuit."""
+        with self._lock:
+            if not self.allows(permit):
+                return
+            self._failures += 1
+            failures = self._failures
+        if permit.probe:
+            self._open(permit, f"the probe failed: {reason}")
+        elif failures >= self._failure_threshold:
+            self._open(permit, f"{failures} failures: {reason}")
+
+    def was_slow(self, permit: Permit, seconds: float) -> None:
+        """Open the circuit for a call that took as long as the trip threshold."""
+        self._open(permit, f"slow: {seconds:.1f} s")
+
+    def _open(self, permit: Permit, cause: str) -> None:
+        with self._lock:
+            if not self.allows(permit):
+                return  # somebody was faster
+            token = _new_token() if permit.probe else f"{self._record.token}-open"
+            opened = Record(token, self._wall())
+            self._adopt(opened)
+        self._announce(
+            opened,
+            f"PostHog's circuit is open ({cause}): no calls for {self._cooldown:g} s, "
+            "fallback values answer.",
+        )
+
+    def _announce(self, record: Record, news: str) -> None:
+        self._ledger.announce(
+            record.to_text(), f"news:{record.token}", lambda: log.warning("%s", news)
+        )
+
+    def _adopt(self, record: Record) -> None:
+        if record.opened_at is None:
+            self._seen_closed_at = self._clock()
+        else:
+            self._seen_open_at = self._clock()
+        self._record = record
+        self._failures = 0
+        self._last_attempt = 0
+
+    def _open_for(self, opened_at: float) -> float:
+        """How long the circuit has been open: the wall clock, held within what this process saw.
+
+        Clocks of machines differ. But the circuit has been open since this process saw it so, and
+        was closed when this process last saw that; the truth lies between.
+        """
+        now = self._clock()
+        at_least = now - self._seen_open_at
+        at_most = float("inf") if self._seen_closed_at is None else now - self._seen_closed_at
+        return min(max(self._wall() - opened_at, at_least), at_most)
+
+    def _attempt(self) -> int:
+        """Return which probe of an open circuit is due, from 1; 0 during the cooldown.
+
+        Each has a window of its own, so a probe whose process dies costs one cooldown.
+        """
+        after_cooldown = self._open_for(self._record.opened_at or 0.0) - self._cooldown
+        return 0 if after_cooldown < 0 else 1 + int(after_cooldown // self._probe_seconds)
+
+
+def _new_token() -> str:
+    return secrets.token_hex(8)
+
+
+class CacheLedger:
+    """The ledger in the shared cache, under the control keys of one project."""
+
+    NEWS_SECONDS = 3600.0
+    """How long it is remembered that a state was announced."""
+
+    def __init__(self, shared: SharedCache, prefix: str) -> None:
+        self._shared = shared
+        self._prefix = prefix
+        self.state_key = f"{prefix}state"
+
+    def claim(self, name: str, lifetime_seconds: float) -> bool | None:
+        """Claim a control key."""
+        return self._shared.claim(f"{self._prefix}{name}", lifetime_seconds)
+
+    def restore(self, state: str) -> None:
+        """Add the state's key in the background."""
+        self._shared.later(lambda cache: cache.add(self.state_key, state, None))
+
+    def announce(self, state: str, name: str, news: Callable[[], None]) -> None:
+        """Write in the background; a cache that cannot be written makes it news all the same."""
+
+        def write(cache: BaseCache) -> None:
+            cache.set(self.state_key, state, None)
+            if cache.add(f"{self._prefix}{name}", 1, self.NEWS_SECONDS):
+                news()
+
+        if not self._shared.later(write):
+            news()

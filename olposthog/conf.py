@@ -1,0 +1,269 @@
+"""The settings: read once into one typed object, read anew when a test overrides them.
+
+Each field names its Django setting, its default and the rule that judges it. A value that breaks
+its rule becomes a `Problem`: system checks report it, and at run time `settings.FEATURES` answers
+until it is mended, because half a configuration is no base for a decision.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings as django_settings
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+DEFAULT_CACHE_ALIAS = "durable"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One setting that cannot be used: what is wrong, and how to mend it."""
+
+    setting: str
+    message: str
+    hint: str
+
+
+class _Refused(ValueError):
+    """A rule's verdict: what the value should have been, and the fix."""
+
+    def __init__(self, expected: str, hint: str) -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.hint = hint
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Refused("True or False", "Text from the environment is always true: convert it.")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Refused("text", "Set a str.")
+    return value.strip()
+
+
+def _url(value: Any) -> str:
+    text = _text(value).rstrip("/")
+    parts = urlsplit(text)
+    if text and (parts.scheme not in {"http", "https"} or not parts.hostname):
+        raise _Refused("an http(s) address", 'Set for example "https://us.i.posthog.com".')
+    return text
+
+
+def _number(minimum: float, *, above: bool = False) -> Callable[[Any], float]:
+    """Judge finite numbers of at least `minimum`, or with `above` greater than it."""
+    expected = f"a number {'greater than' if above else 'of at least'} {minimum:g}"
+
+    def judge(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _Refused(expected, "Set a number, not text.")
+        if not math.isfinite(value) or value < minimum or (above and value == minimum):
+            raise _Refused(expected, f"Set {expected}.")
+        return value
+
+    return judge
+
+
+def _whole_number(minimum: int) -> Callable[[Any], int]:
+    expected = f"a whole number of at least {minimum}"
+
+    def judge(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise _Refused(expected, f"Set {expected}, as an int.")
+        return value
+
+    return judge
+
+
+def _alias(value: Any) -> str:
+    if value not in django_settings.CACHES:
+        known = ", ".join(sorted(django_settings.CACHES))
+        raise _Refused("an alias of CACHES", f"Add it to CACHES, or name one of: {known}.")
+    return str(value)
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise _Refused("a path", "Set a str or a pathlib.Path.")
+    return os.fspath(value)
+
+
+def _features(value: Any) -> Mapping[str, bool | str]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _Refused("a dict with flag keys", 'Set for example {"new-nav": True}.')
+    for key, fallback in value.items():
+        if not isinstance(fallback, bool | int | str | None):
+            raise _Refused(
+                "a dict of on/off values or variants",
+                f"Set FEATURES[{key!r}] to True, False or the name of a variant.",
+            )
+    return {
+        key: fallback if isinstance(fallback, str) else bool(fallback)
+        for key, fallback in value.items()
+        if fallback is not None
+    }
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise _Refused("a list of flag keys or globs", 'Set for example ["new-nav", "web-*"].')
+    return tuple(value)
+
+
+def _dotted_path(value: Any) -> Callable[..., Any]:
+    expected = "the dotted path of a callable (request) -> Identity"
+    try:
+        found = import_string(value)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise _Refused(expected, f"It cannot be imported: {error}.") from error
+    if not callable(found):
+        raise _Refused(expected, "What it names cannot be called.")
+    return found  # type: ignore[no-any-return]  # import_string is untyped
+
+
+_COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def _cookie(value: Any) -> str:
+    if not isinstance(value, str) or not _COOKIE_NAME.fullmatch(value):
+        raise _Refused("a cookie's name, or None", "Use letters, digits, '-' and '_' only.")
+    return value
+
+
+def _setting(name: str, judge: Callable[[Any], Any], default: Any, *, secret: bool = False) -> Any:
+    metadata = {"name": name, "judge": judge, "secret": secret}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the site configured, typed; every field may be left out of the site's settings."""
+
+    enabled: bool = _setting("POSTHOG_ENABLED", _boolean, False)
+    project_api_key: str = _setting("POSTHOG_PROJECT_API_KEY", _text, "", secret=True)
+    personal_api_key: str = _setting("POSTHOG_PERSONAL_API_KEY", _text, "", secret=True)
+    api_host: str = _setting("POSTHOG_API_HOST", _url, "")
+    request_timeout_ms: float = _setting(
+        "POSTHOG_FEATURE_FLAG_REQUEST_TIMEOUT_MS", _number(0, above=True), 3000
+    )
+    max_retries: int = _setting("POSTHOG_MAX_RETRIES", _whole_number(0), 3)
+    poll_interval_seconds: float = _setting("POSTHOG_POLL_INTERVAL", _number(0, above=True), 300)
+    trip_threshold_seconds: float = _setting(
+        "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS", _number(0, above=True), 6
+    )
+    cooldown_seconds: float = _setting(
+        "POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS", _number(0, above=True), 60
+    )
+    failure_threshold: int = _setting(
+        "POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD", _whole_number(1), 5
+    )
+    cache_alias: str | None = _setting("POSTHOG_CACHE_ALIAS", _alias, None)
+    local_cache_seconds: float = _setting("POSTHOG_LOCAL_CACHE_SECONDS", _number(0), 5)
+    local_cache_max_entries: int = _setting(
+        "POSTHOG_LOCAL_CACHE_MAX_ENTRIES", _whole_number(1), 1000
+    )
+    definitions_file: str = _setting("POSTHOG_FLAG_DEFINITIONS_FILE", _path, "")
+    send_events: bool = _setting("POSTHOG_SEND_FEATURE_FLAG_EVENTS", _boolean, True)
+    identity: Callable[..., Any] | None = _setting("POSTHOG_API_IDENTITY", _dotted_path, None)  # noqa: RUF009  # makes a field
+    browser_flags: tuple[str, ...] = _setting("POSTHOG_API_FLAGS", _patterns, ("*",))
+    anonymous_cookie: str | None = _setting("POSTHOG_API_ANONYMOUS_COOKIE", _cookie, "olposthog_id")
+    trust_browser_id: bool = _setting("POSTHOG_API_TRUST_BROWSER_ID", _boolean, False)
+    hostname: str = _setting("HOSTNAME", _text, "")
+    environment: str = _setting("ENVIRONMENT", _text, "")
+    features: Mapping[str, bool | str] = _setting("FEATURES", _features, {})  # a field
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def offline(self) -> bool:
+        """Whether flags come from a definitions file, with no network at all."""
+        return bool(self.definitions_file)
+
+    @property
+    def timeout_seconds(self) -> float:
+        """How long one request to PostHog may be silent."""
+        return self.request_timeout_ms / 1000
+
+
+def _load() -> Settings:
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for spec in fields(Settings):
+        name = spec.metadata.get("name")
+        if name is None or not hasattr(django_settings, name):
+            continue
+        raw = getattr(django_settings, name)
+        if raw is None:
+            # None means "not set", except where it is an answer of its own: no cookie.
+            if spec.name == "anonymous_cookie":
+                values[spec.name] = None
+            continue
+        try:
+            values[spec.name] = spec.metadata["judge"](raw)
+        except _Refused as verdict:
+            shown = "" if spec.metadata["secret"] else f" is {raw!r}, which"
+            problems.append(
+                Problem(name, f"{name}{shown} is not {verdict.expected}.", verdict.hint)
+            )
+            if spec.name == "browser_flags":
+                values[spec.name] = ()  # an unreadable allowlist allows nothing
+    if values.get("enabled") and not values.get("definitions_file"):
+        refused = {problem.setting for problem in problems}
+        problems += [
+            Problem(name, f"{name} is required while POSTHOG_ENABLED is True.", hint)
+            for name, given, hint in (
+                (
+                    "POSTHOG_PROJECT_API_KEY",
+                    values.get("project_api_key"),
+                    "Set the project's key (phc_...), or POSTHOG_ENABLED = False.",
+                ),
+                (
+                    "POSTHOG_API_HOST",
+                    values.get("api_host"),
+                    'Set for example "https://us.i.posthog.com", or POSTHOG_ENABLED = False.',
+                ),
+            )
+            if not given and name not in refused
+        ]
+    values.setdefault("hostname", "")
+    values["hostname"] = values["hostname"] or socket.gethostname()
+    if "cache_alias" not in values and DEFAULT_CACHE_ALIAS in django_settings.CACHES:
+        values["cache_alias"] = DEFAULT_CACHE_ALIAS
+    return Settings(**values, problems=tuple(problems))
+
+
+NAMES = frozenset(
+    [spec.metadata["name"] for spec in fields(Settings) if spec.metadata] + ["CACHES"]
+)
+"""Every Django setting whose change makes a new `Settings`."""
+
+_current: Settings | None = None
+
+
+def current() -> Settings:
+    """Return the settings in force; the same object until one of them changes."""
+    global _current  # noqa: PLW0603  # the one place that holds it
+    if _current is None:
+        _current = _load()
+    return _current
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    global _current  # noqa: PLW0603  # the one place that holds it
+    if setting in NAMES:
+        _current = None
+
+
+setting_changed.connect(_forget, dispatch_uid="olposthog.conf")

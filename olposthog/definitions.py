@@ -1,0 +1,120 @@
+"""Flag definitions: what local evaluation evaluates, and which runtime each flag is for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .snapshot import Runtime
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 1.0
+"""How often the file's modification time is looked at, at most."""
+
+
+class DefinitionsError(ValueError):
+    """A definitions file that cannot be used; the text says why and where."""
+
+
+@dataclass(frozen=True, eq=False)
+class Definitions:
+    """One version of a project's flag definitions, as PostHog's definitions endpoint has them."""
+
+    data: Mapping[str, Any]
+    """`flags`, `group_type_mapping`, `cohorts`, and perhaps more: the SDK's own format."""
+    runtimes: Mapping[str, str]
+    """For each flag `all`, `server` or `client`."""
+    versions: Mapping[str, tuple[int | None, int | None]]
+    """For each flag its id and version."""
+
+    def suits(self, key: str, runtime: Runtime) -> bool:
+        """Return whether `key` may be used in `runtime`; an unknown key may."""
+        return self.runtimes.get(key, "all") in ("all", runtime.value)
+
+
+def parse(text: str | bytes, origin: str) -> Definitions:
+    """Read definitions from JSON; raises `DefinitionsError` that names `origin` and the fault."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise DefinitionsError(f"{origin} is not JSON: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("flags"), list):
+        raise DefinitionsError(f'{origin} must be a JSON object with a list under "flags".')
+    for name in ("group_type_mapping", "cohorts"):
+        if not isinstance(data.setdefault(name, {}), dict):
+            raise DefinitionsError(f'{origin} has no JSON object under "{name}".')
+    for index, flag in enumerate(data["flags"]):
+        where = f"{origin}, flags[{index}]"
+        if not isinstance(flag, dict) or not isinstance(flag.get("key"), str) or not flag["key"]:
+            raise DefinitionsError(f'{where} has no "key".')
+        filters = flag.get("filters")
+        if not isinstance(filters, dict) or not isinstance(filters.get("groups", []), list):
+            raise DefinitionsError(f'{where} ({flag["key"]}): "filters" has no list "groups".')
+    return Definitions(
+        data=data,
+        runtimes={flag["key"]: flag.get("evaluation_runtime") or "all" for flag in data["flags"]},
+        versions={flag["key"]: (flag.get("id"), flag.get("version")) for flag in data["flags"]},
+    )
+
+
+def read(path: str) -> Definitions:
+    """Read the file at `path`; raises `DefinitionsError` if it is missing or malformed."""
+    try:
+        return parse(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise DefinitionsError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+class DefinitionsFile:
+    """The definitions in a file, read again when it changes.
+
+    A file that breaks while the process runs costs one warning: the last good version stays.
+    """
+
+    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._looked_at = -float("inf")
+        self._stamp: tuple[int, ...] | None = None
+        self._complained = False
+        self._loaded: Definitions | None = None
+
+    def current(self) -> Definitions | None:
+        """Return the newest good version, or None while there has been none."""
+        if self._clock() - self._looked_at < LOOK_AGAIN_SECONDS:
+            return self._loaded
+        with self._lock:
+            if self._clock() - self._looked_at >= LOOK_AGAIN_SECONDS:
+                self._look()
+                self._looked_at = self._clock()
+        return self._loaded
+
+    def _look(self) -> None:
+        try:
+            status = Path(self._path).stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if stamp == self._stamp:
+                return
+            self._stamp = stamp
+            self._loaded = read(self._path)
+        except (OSError, DefinitionsError) as error:
+            self._complain(error)
+        else:
+            self._complained = False
+
+    def _complain(self, error: Exception) -> None:
+        if self._complained:
+            return
+        self._complained = True
+        outcome = (
+            "The last good version stays in use." if self._loaded else "settings.FEATURES answers."
+        )
+        log.warning("Flag definitions cannot be used: %s %s", error, outcome)

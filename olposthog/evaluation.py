@@ -1,0 +1,366 @@
+"""Where an answer comes from: the order of sources, for one process.
+
+    process cache → local evaluation → shared cache → PostHog → settings.FEATURES
+
+The first two are at hand. The rest is a flight: it has a deadline, and all callers for one person
+share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.signals import setting_changed
+
+from . import conf
+from .breaker import Breaker, CacheLedger, Permit
+from .cache import READ_SECONDS, ProcessCache, SharedCache
+from .definitions import DefinitionsFile
+from .exposures import Exposures
+from .flight import Flights, Saturated, Workers
+from .gateway import Gateway, PostHogError
+from .identity import Identity, plain
+from .snapshot import Evaluation, FlagSnapshot, Runtime, Source, answer
+from .visibility import withheld
+
+log = logging.getLogger(__name__)
+
+FLIGHTS = 16
+"""How many flights, and how many calls to PostHog, one process has under way at most."""
+GENERATION_BUCKETS = 64
+"""Clearing one person also clears the others of the same bucket, for want of a row for each."""
+COMPLAINT_SECONDS = 60.0
+"""A process says at most this often that PostHog gave no flags."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The question that an evaluation answers: the flags of a person in a runtime."""
+
+    identity: Identity
+    runtime: Runtime
+    key: tuple[str, str, str]
+    """Tells the question from every other one in the process."""
+
+    @classmethod
+    def of(cls, identity: Identity, runtime: Runtime) -> Query:
+        """Make the query; raises TypeError or ValueError for properties that are no JSON values."""
+        return cls(identity, runtime, identity.key(runtime))
+
+
+class Evaluator:
+    """One process's way to flags, for one set of settings."""
+
+    def __init__(
+        self,
+        settings: conf.Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._wall = wall
+        # A flight lands a little before its callers give up, and they before the promised time.
+        margin = min(0.05, settings.trip_threshold_seconds / 10)
+        self._flight_seconds = settings.trip_threshold_seconds - margin
+        self.wait_seconds = settings.trip_threshold_seconds - margin / 2
+        self.recent: ProcessCache[FlagSnapshot] = ProcessCache(
+            settings.local_cache_seconds, settings.local_cache_max_entries, clock
+        )
+        self.shared = SharedCache(
+            settings.cache_alias,
+            read_seconds=min(READ_SECONDS, settings.trip_threshold_seconds / 4),
+            clock=clock,
+        )
+        # Control keys sort after entries: `DatabaseCache` culls the first keys.
+        project = _digest(settings.project_api_key, settings.api_host)[:16]
+        self._entry_prefix = f"olposthog:{project}:entry:"
+        control_prefix = f"olposthog:{project}:zz:"
+        self._generation_prefix = f"{control_prefix}generation:"
+        self._ledger = CacheLedger(self.shared, control_prefix)
+        self.breaker = Breaker(
+            self._ledger,
+            failure_threshold=settings.failure_threshold,
+            cooldown_seconds=settings.cooldown_seconds,
+            trip_threshold_seconds=settings.trip_threshold_seconds,
+            clock=clock,
+            wall=wall,
+        )
+        self.definitions = (
+            DefinitionsFile(settings.definitions_file, clock) if settings.offline else None
+        )
+        self.exposures = Exposures(settings)
+        self._gateway = Gateway(settings, connections=FLIGHTS, clock=clock, wall=wall)
+        self._flights: Flights[FlagSnapshot] = Flights(
+            Workers("olposthog-flight", size=FLIGHTS, backlog=10_000)
+        )
+        self._calls = Workers("olposthog-call", size=FLIGHTS, backlog=FLIGHTS)
+        self._complained_at = -float("inf")
+        for problem in settings.problems if settings.enabled else ():
+            log.error("%s %s Until then settings.FEATURES answers.", problem.message, problem.hint)
+
+    def close(self) -> None:
+        """End the threads once they have nothing to do; whoever still asks gets the fallback."""
+        for workers in (self._flights, self._calls, self.shared):
+            workers.close()
+
+    def at_hand(self, query: Query) -> FlagSnapshot | None:
+        """Return the answer if it takes no waiting, else None: take a flight."""
+        known = self.recent.get(query.key)
+        if known is not None:
+            return known
+        generation = self.recent.generation
+        if not self.settings.enabled:
+            snapshot = self._answer(None, Source.DISABLED, query)
+        elif self.settings.problems:
+            snapshot = self._answer(None, Source.FALLBACK, query)
+        elif self.definitions is not None:
+            snapshot = self._evaluate_locally(query)
+        else:
+            return None
+        self.recent.put(query.key, snapshot, generation)
+        return snapshot
+
+    def flight(self, query: Query) -> Future[FlagSnapshot]:
+        """Return the flight for this person: a new one, or the one under way.
+
+        Wait for it up to `wait_seconds`, then take `give_up`'s answer. It never raises.
+        """
+        generation = self.recent.generation
+        deadline = self._clock() + self._flight_seconds
+        try:
+            return self._flights.join(
+                (query.key, generation), lambda: self._fly(query, generation, deadline)
+            )
+        except Saturated:
+            landed: Future[FlagSnapshot] = Future()
+            landed.set_result(self.give_up(query))
+            return landed
+
+    def give_up(self, query: Query) -> FlagSnapshot:
+        """Return the fallback, and remember it: thirty checks in one request wait once."""
+        snapshot = self._answer(None, Source.FALLBACK, query)
+        self.recent.put(query.key, snapshot, self.recent.generation)
+        return snapshot
+
+    def clear(self, distinct_id: str | None) -> None:
+        """Forget one person's answers, or everybody's, here and in the shared cache."""
+        self.recent.clear()
+        if self.shared.alias is None:
+            return
+        name = "all" if distinct_id is None else _bucket(distinct_id)
+        if not self.shared.renew_tokens([f"{self._generation_prefix}{name}"], self.wait_seconds):
+            log.warning("The shared cache could not be reached; its flags were not cleared.")
+
+    def _fly(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
+        known = self.recent.get(query.key)  # landed between the caller's look and its boarding
+        if known is not None:
+            return known
+        try:
+            snapshot = self._look_up(query, deadline)
+        except Exception:
+            log.exception("Evaluating flags failed in an unforeseen way.")
+            snapshot = self._answer(None, Source.FALLBACK, query)
+        self.recent.put(query.key, snapshot, generation)
+        return snapshot
+
+    def _look_up(self, query: Query, deadline: float) -> FlagSnapshot:
+        identity = query.identity
+        properties = self._person_properties(identity)
+        entry_key = self._entry_prefix + _digest(*query.key, self.settings.environment)
+        generation_keys = [
+            f"{self._generation_prefix}all",
+            f"{self._generation_prefix}{_bucket(identity.distinct_id)}",
+        ]
+        found = self.shared.get_many(
+            [entry_key, self._ledger.state_key, *generation_keys], deadline - self._clock()
+        )
+        generation: list[str] | None = None
+        if found is not None:
+            self.breaker.mirror(found.get(self._ledger.state_key))
+            generation = self._generation(found, generation_keys, deadline)
+            stored = _stored(found.get(entry_key), generation)
+            if stored is not None and self._is_fresh(stored):
+                return self._answer(stored, Source.POSTHOG, query)
+        evaluation = self._ask_posthog(query, properties, deadline)
+        if evaluation is None:
+            return self._answer(None, Source.FALLBACK, query)
+        if generation is not None:
+            entry = json.dumps({"generation": generation, "evaluation": evaluation.to_json()})
+            lifetime = self.shared.timeout_seconds
+            self.shared.later(lambda cache: cache.set(entry_key, entry, lifetime))
+        return self._answer(evaluation, Source.POSTHOG, query)
+
+    def _generation(
+        self, found: Mapping[str, Any], keys: list[str], deadline: float
+    ) -> list[str] | None:
+        tokens: Mapping[str, Any] | None = found
+        if not all(key in found for key in keys):
+            tokens = self.shared.tokens(keys, deadline - self._clock())
+        if tokens is None or not all(key in tokens for key in keys):
+            return None
+        return [str(tokens[key]) for key in keys]
+
+    def _is_fresh(self, evaluation: Evaluation) -> bool:
+        timeout = self.shared.timeout_seconds
+        return timeout is None or self._wall() - evaluation.evaluated_at < timeout
+
+    def _ask_posthog(
+        self, query: Query, properties: Mapping[str, Any], deadline: float
+    ) -> Evaluation | None:
+        permit = self.breaker.permit()
+        if permit is None:
+            return None
+        started = self._clock()
+        try:
+            call = self._calls.submit(
+                lambda: self._gateway.fetch(
+                    query.identity,
+                    properties,
+                    query.runtime,
+                    deadline=deadline,
+                    may_retry=lambda: self._may_retry(permit),
+                )
+            )
+        except Saturated:
+            self.breaker.failed(permit, f"{FLIGHTS} calls hang")
+            return None
+        try:
+            evaluation = call.result(max(0.0, deadline - started))
+        except FutureTimeoutError:
+            call.cancel()
+            self._report_timeout(permit, self._clock() - started)
+            return None
+        except PostHogError as error:
+            self._complain(str(error))
+            if error.counts:
+                self.breaker.failed(permit, str(error))
+            else:
+                self.breaker.succeeded(permit)
+            return None
+        self.breaker.succeeded(permit)
+        return evaluation
+
+    def _report_timeout(self, permit: Permit, seconds: float) -> None:
+        # A cache that hung before may have left PostHog less than the trip threshold.
+        if seconds >= self._flight_seconds * 0.95:
+            self.breaker.was_slow(permit, seconds)
+        else:
+            self.breaker.failed(permit, f"no answer within {seconds:.1f} s")
+
+    def _may_retry(self, permit: Permit) -> bool:
+        found = self.shared.get_many([self._ledger.state_key], READ_SECONDS)
+        if found is not None:
+            self.breaker.mirror(found.get(self._ledger.state_key))
+        return self.breaker.allows(permit)
+
+    def _complain(self, reason: str) -> None:
+        if self._clock() - self._complained_at >= COMPLAINT_SECONDS:
+            self._complained_at = self._clock()
+            log.warning("PostHog gave no flags (%s); fallback values answer.", reason)
+
+    def _evaluate_locally(self, query: Query) -> FlagSnapshot:
+        definitions = self.definitions.current() if self.definitions else None
+        if definitions is None:
+            return self._answer(None, Source.FALLBACK, query)
+        evaluation = self._gateway.evaluate_locally(
+            definitions, query.identity, self._person_properties(query.identity), query.runtime
+        )
+        return self._answer(evaluation, Source.LOCAL, query)
+
+    def _person_properties(self, identity: Identity) -> dict[str, Any]:
+        properties: dict[str, Any] = {"user_id": identity.distinct_id}
+        if self.settings.environment:
+            properties["environment"] = self.settings.environment
+        return properties | plain(identity.person_properties)
+
+    def _answer(self, evaluation: Evaluation | None, source: Source, query: Query) -> FlagSnapshot:
+        definitions = self.definitions.current() if self.definitions else None
+        return answer(
+            evaluation,
+            {
+                key: value
+                for key, value in self.settings.features.items()
+                if not withheld(key, query.runtime, definitions)
+            },
+            source=source,
+            answered_at=self._wall(),
+            distinct_id=query.identity.distinct_id,
+            runtime=query.runtime,
+            groups={name: str(group) for name, group in (query.identity.groups or {}).items()},
+            anonymous=query.identity.anonymous,
+        )
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _bucket(distinct_id: str) -> str:
+    return str(zlib.crc32(distinct_id.encode()) % GENERATION_BUCKETS)
+
+
+def _stored(entry: Any, generation: list[str] | None) -> Evaluation | None:
+    """Read an entry of the shared cache; one of an older generation or version is a miss."""
+    try:
+        stored = json.loads(entry)
+        if generation is None or stored["generation"] != generation:
+            return None
+        return Evaluation.from_json(stored["evaluation"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+_current: Evaluator | None = None
+_current_lock = threading.Lock()
+
+
+def current() -> Evaluator:
+    """Return this process's evaluator, built on first use and again when a setting changes."""
+    if _current is not None:
+        return _current
+    return _build()
+
+
+def _build() -> Evaluator:
+    global _current  # noqa: PLW0603  # one per process
+    with _current_lock:
+        if _current is None:
+            _current = Evaluator(conf.current())
+        return _current
+
+
+def reset() -> None:
+    """Make the process forget all it knows of flags; what the fleet shares, it finds again."""
+    global _current  # noqa: PLW0603  # one per process
+    if _current is not None:
+        _current.close()
+        _current = None
+
+
+def _on_change(*, setting: str, **_: Any) -> None:
+    if setting in conf.NAMES:
+        reset()
+
+
+def _after_fork() -> None:
+    """Start anew in a forked worker: threads and connections stay with the parent."""
+    global _current, _current_lock  # noqa: PLW0603  # one per process
+    _current = None
+    _current_lock = threading.Lock()
+
+
+setting_changed.connect(_on_change, dispatch_uid="olposthog.evaluation")
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,67 @@
+"""`$feature_flag_called`: the event by which PostHog's experiments count who saw what."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from . import conf, gateway
+from .snapshot import Decision, Evaluation, FlagSnapshot
+
+REMEMBERED = 50_000
+"""How many exposures a process remembers in order not to report them again."""
+
+
+class Exposures:
+    """Reports each exposure once in the life of a process."""
+
+    def __init__(self, settings: conf.Settings) -> None:
+        self._wanted = settings.send_events and not settings.offline
+        self._reported: dict[tuple[Any, ...], None] = {}
+        self._lock = threading.Lock()
+
+    def report(self, snapshot: FlagSnapshot, key: str) -> None:
+        """Report that the person of `snapshot` was exposed to its value of `key`.
+
+        Once for each person, flag, value and groups. A value that PostHog did not decide
+        (fallback, default, disabled) is no exposure, and without a network there is nobody to
+        tell.
+        """
+        snapshot.reported.add(key)
+        evaluation = snapshot.evaluation
+        decision = evaluation.decisions.get(key) if evaluation and self._wanted else None
+        if evaluation is None or decision is None:
+            return
+        exposure = (snapshot.distinct_id, key, decision.value, *sorted(snapshot.groups.items()))
+        with self._lock:
+            if exposure in self._reported:
+                return
+            if len(self._reported) >= REMEMBERED:
+                del self._reported[next(iter(self._reported))]
+            self._reported[exposure] = None
+        gateway.capture(
+            "$feature_flag_called",
+            snapshot.distinct_id,
+            _properties(snapshot, evaluation, key, decision),
+            groups=dict(snapshot.groups),
+        )
+
+
+def _properties(
+    snapshot: FlagSnapshot, evaluation: Evaluation, key: str, decision: Decision
+) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "$feature_flag": key,
+        "$feature_flag_response": decision.value,
+        f"$feature/{key}": decision.value,
+        "$feature_flag_id": decision.id,
+        "$feature_flag_version": decision.version,
+        "$feature_flag_reason": decision.description or decision.reason,
+        "$feature_flag_payload": decision.payload,
+        "$feature_flag_request_id": evaluation.request_id,
+        "$feature_flag_evaluated_at": int(evaluation.evaluated_at * 1000),
+        "locally_evaluated": evaluation.request_id is None,
+    }
+    if snapshot.anonymous:
+        properties["$process_person_profile"] = False
+    return {name: value for name, value in properties.items() if value is not None}

@@ -1,0 +1,260 @@
+"""The functions that a site calls. None raises, or waits long, because PostHog is down.
+
+The value of a flag is PostHog's, fresh or cached, else `settings.FEATURES[name]`, else the caller's
+default, else False. An explicit off from PostHog beats `settings.FEATURES`.
+
+All functions evaluate for one person: the one with `opt_unique_id` (text, an int or a UUID; when
+left out, the server itself), whom the keywords of `About` tell more of. They raise for a caller's
+own mistakes only: TypeError for a name that is no string, an id of another type, or an id beside a
+request; TypeError or ValueError for properties that are not JSON values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+
+from . import conf, evaluation, gateway
+from .evaluation import Query
+from .identity import Identity, identify
+from .snapshot import JSON, FlagSnapshot, Runtime
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+log = logging.getLogger(__name__)
+
+UniqueId: TypeAlias = str | int | UUID | None
+
+
+class About(TypedDict, total=False):
+    """What flags may depend on beside the id. Values are JSON values, dates or UUIDs."""
+
+    person_properties: Mapping[str, Any] | None
+    """Merged over `{"environment": settings.ENVIRONMENT, "user_id": <the id>}`."""
+    groups: Mapping[str, str | int] | None
+    """The person's group key by group type, as in `{"company": "acme"}`."""
+    group_properties: Mapping[str, Mapping[str, Any]] | None
+    """Properties of those groups by group type."""
+    request: HttpRequest | None
+    """Instead of an id and all of the above: the person whom the REST API would see."""
+
+
+def configure() -> None:
+    """Make ready what the settings ask for. Idempotent; `AppConfig.ready()` calls it.
+
+    With POSTHOG_ENABLED, `posthog.capture(…)` and the SDK's other functions work from now on. No
+    client, thread or socket is made before the first use.
+    """
+    settings = conf.current()
+    if settings.enabled and not settings.problems and not settings.offline:
+        gateway.install_client()
+
+
+def default_unique_id() -> str:
+    """Return the id of the server itself: `settings.HOSTNAME`, else the machine's host name."""
+    return conf.current().hostname
+
+
+def is_enabled(
+    name: str,
+    default: bool | None = None,
+    opt_unique_id: UniqueId = None,
+    **about: Unpack[About],
+) -> bool:
+    """Return whether the flag is on; a variant counts as on. Reports the exposure."""
+    return bool(_read(_evaluate("is_enabled", opt_unique_id, **about), name, default))
+
+
+def get_feature_flag(
+    name: str,
+    default: bool | str | None = None,
+    opt_unique_id: UniqueId = None,
+    **about: Unpack[About],
+) -> bool | str:
+    """Return the flag's variant, or whether it is on if it has none. Reports the exposure."""
+    return _read(_evaluate("get_feature_flag", opt_unique_id, **about), name, default)
+
+
+def get_feature_flag_payload(
+    name: str, opt_unique_id: UniqueId = None, **about: Unpack[About]
+) -> JSON:
+    """Return the flag's payload, decoded, or None if it has none. Reports no exposure."""
+    snapshot = _evaluate("get_feature_flag_payload", opt_unique_id, **about)
+    return snapshot.payloads.get(_checked(name))
+
+
+def get_all_feature_flags(
+    opt_unique_id: UniqueId = None, **about: Unpack[About]
+) -> dict[str, bool | str]:
+    """Return all flags: `settings.FEATURES` overlaid with PostHog's. Reports no exposure."""
+    return dict(_evaluate("get_all_feature_flags", opt_unique_id, **about).flags)
+
+
+def evaluate(
+    opt_unique_id: UniqueId = None, *, runtime: Runtime = Runtime.SERVER, **about: Unpack[About]
+) -> FlagSnapshot:
+    """Return all flags of a runtime with payloads, reasons, source and time. No exposure."""
+    return _evaluate("evaluate", opt_unique_id, runtime=runtime, **about)
+
+
+def for_request(request: HttpRequest, *, runtime: Runtime = Runtime.SERVER) -> FlagSnapshot:
+    """Return the flags of the person whom `request`, Django's or DRF's, is from.
+
+    The answer stays with the request: asked again, it is the same, until another user logs in.
+    """
+    return _evaluate("for_request", None, runtime=runtime, request=request)
+
+
+def clear_cache(opt_unique_id: UniqueId = None) -> None:
+    """Forget the flags of one person, or of everyone, in this process and in the shared cache.
+
+    Other processes forget theirs within POSTHOG_LOCAL_CACHE_SECONDS.
+    """
+    evaluation.current().clear(None if opt_unique_id is None else _distinct_id(opt_unique_id))
+
+
+async def ais_enabled(
+    name: str,
+    default: bool | None = None,
+    opt_unique_id: UniqueId = None,
+    **about: Unpack[About],
+) -> bool:
+    """`is_enabled` for coroutines."""
+    return bool(_read(await _aevaluate(opt_unique_id, **about), name, default))
+
+
+async def aget_all_feature_flags(
+    opt_unique_id: UniqueId = None, **about: Unpack[About]
+) -> dict[str, bool | str]:
+    """`get_all_feature_flags` for coroutines."""
+    return dict((await _aevaluate(opt_unique_id, **about)).flags)
+
+
+async def aevaluate(
+    opt_unique_id: UniqueId = None, *, runtime: Runtime = Runtime.SERVER, **about: Unpack[About]
+) -> FlagSnapshot:
+    """`evaluate` for coroutines."""
+    return await _aevaluate(opt_unique_id, runtime=runtime, **about)
+
+
+def _evaluate(
+    caller: str,
+    opt_unique_id: UniqueId,
+    *,
+    runtime: Runtime = Runtime.SERVER,
+    **about: Unpack[About],
+) -> FlagSnapshot:
+    evaluator = evaluation.current()
+    if not about and runtime is Runtime.SERVER:
+        # Nearly every call is this one: spare it whatever it does not need.
+        known = evaluator.recent.get(("server", _distinct_id(opt_unique_id), ""))
+        if known is not None:
+            return known
+    query = Query.of(_identity(opt_unique_id, about), runtime)
+    snapshot = _kept(about, query) or evaluator.recent.get(query.key)
+    if snapshot is None:
+        if _in_event_loop():
+            log.warning("%s() can block the event loop it runs in; await its async twin.", caller)
+        snapshot = evaluator.at_hand(query)
+    if snapshot is None:
+        try:
+            snapshot = evaluator.flight(query).result(evaluator.wait_seconds)
+        except FutureTimeoutError:
+            snapshot = evaluator.give_up(query)
+    _keep(about, query, snapshot)
+    return snapshot
+
+
+async def _aevaluate(
+    opt_unique_id: UniqueId, *, runtime: Runtime = Runtime.SERVER, **about: Unpack[About]
+) -> FlagSnapshot:
+    evaluator = evaluation.current()
+    # Who made a request may have to be read from the database.
+    identify_ = sync_to_async(_identity) if about.get("request") else _identity_now
+    query = Query.of(await identify_(opt_unique_id, about), runtime)
+    snapshot = _kept(about, query) or evaluator.at_hand(query)
+    if snapshot is None:
+        # Others may share the flight: a caller that is cancelled must not take it along.
+        flight = asyncio.shield(asyncio.wrap_future(evaluator.flight(query)))
+        try:
+            snapshot = await asyncio.wait_for(flight, evaluator.wait_seconds)
+        except TimeoutError:
+            snapshot = evaluator.give_up(query)
+    _keep(about, query, snapshot)
+    return snapshot
+
+
+def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
+    request = about.get("request")
+    if request is None:
+        return Identity(
+            _distinct_id(opt_unique_id),
+            about.get("person_properties"),
+            about.get("groups"),
+            about.get("group_properties"),
+        )
+    if opt_unique_id is not None or len(about) > 1:
+        raise TypeError("Give a request, or an id and what is known about it, but not both.")
+    return identify(request)
+
+
+async def _identity_now(opt_unique_id: UniqueId, about: About) -> Identity:
+    return _identity(opt_unique_id, about)
+
+
+def _distinct_id(unique_id: UniqueId) -> str:
+    if type(unique_id) is str and unique_id:
+        return unique_id
+    if unique_id is None or unique_id == "":
+        return conf.current().hostname
+    if isinstance(unique_id, bool) or not isinstance(unique_id, str | int | UUID):
+        raise TypeError(
+            f"opt_unique_id must be text, an int or a UUID, not {type(unique_id).__name__}: "
+            "pass for example str(user.pk)."
+        )
+    return str(unique_id)
+
+
+def _kept(about: About, query: Query) -> FlagSnapshot | None:
+    request = about.get("request")
+    kept: dict[tuple[str, str, str], FlagSnapshot] = request.META.get(_KEPT, {}) if request else {}
+    return kept.get(query.key)
+
+
+def _keep(about: About, query: Query, snapshot: FlagSnapshot) -> None:
+    request = about.get("request")
+    if request is not None:
+        request.META.setdefault(_KEPT, {})[query.key] = snapshot
+
+
+_KEPT = "olposthog.snapshots"
+
+
+def _read(snapshot: FlagSnapshot, name: str, default: bool | str | None) -> bool | str:
+    value = snapshot.flags.get(_checked(name))
+    if value is None:
+        return default or False
+    if name not in snapshot.reported:
+        evaluation.current().exposures.report(snapshot, name)
+    return value
+
+
+def _checked(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"The name of a flag must be a str, not {type(name).__name__}.")
+    return name
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

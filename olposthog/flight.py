@@ -1,0 +1,117 @@
+"""Work with a deadline, done by a bounded number of daemon threads, and shared by its callers.
+
+The standard `ThreadPoolExecutor` joins its threads at exit, so one hanging request keeps a process
+alive. These threads are daemons: abandoned work ends with the process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Saturated(Exception):  # a state that callers answer to, not an error to show
+    """No worker is free and the backlog is full."""
+
+
+class Workers:
+    """Up to `size` daemon threads, started as work comes, with at most `backlog` jobs waiting."""
+
+    def __init__(self, name: str, size: int, backlog: int) -> None:
+        self._name = name
+        self._size = size
+        self._backlog = backlog
+        self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._idle = 0
+        self._threads = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Take no more jobs; the threads end as soon as they have nothing to do."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def submit(self, job: Callable[[], T]) -> Future[T]:
+        """Have a worker do `job`. The future holds its result; cancel it to give up the place.
+
+        Raises `Saturated` when too many jobs wait already, no thread can be started, or the
+        workers are closed.
+        """
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closed or len(self._jobs) >= self._backlog:
+                raise Saturated(self._name)
+            self._jobs.append((future, job))
+            if len(self._jobs) > self._idle and self._threads < self._size:
+                self._start_thread()
+            self._changed.notify()
+        return future
+
+    def _start_thread(self) -> None:
+        number = self._threads + 1
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the interpreter is going down, or the system is out of them
+            if not self._threads:
+                self._jobs.pop()
+                raise Saturated(self._name) from error
+        else:
+            self._threads = number
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._jobs and not self._closed:
+                    self._changed.wait()
+                self._idle -= 1
+                if not self._jobs:
+                    return
+                future, job = self._jobs.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(job())
+            except BaseException as error:  # noqa: BLE001  # whoever waits for the future gets it
+                future.set_exception(error)
+            del future, job  # an idle worker holds on to nothing
+
+
+class Flights(Generic[T]):
+    """One flight at a time for each key: whoever asks while it is under way shares its result."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._under_way: dict[Hashable, Future[T]] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Start no more flights; those under way land."""
+        self._workers.close()
+
+    def join(self, key: Hashable, job: Callable[[], T]) -> Future[T]:
+        """Return the flight for `key`, starting one that does `job` if there is none.
+
+        Raises `Saturated` as `Workers.submit` does.
+        """
+        with self._lock:
+            flight = self._under_way.get(key)
+            if flight is not None:
+                return flight
+            flight = self._under_way[key] = self._workers.submit(lambda: self._fly(key, job))
+            return flight
+
+    def _fly(self, key: Hashable, job: Callable[[], T]) -> T:
+        try:
+            return job()
+        finally:
+            with self._lock:
+                self._under_way.pop(key, None)

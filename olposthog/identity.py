@@ -1,0 +1,179 @@
+"""Who flags are evaluated for, as the server derives it from a request."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core import signing
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import models
+from django.utils.cache import patch_vary_headers
+
+from . import conf
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+
+    from .snapshot import Runtime
+
+ANONYMOUS_COOKIE_SALT = "olposthog.anonymous"
+ANONYMOUS_COOKIE_SECONDS = 365 * 24 * 3600
+BROWSER_ID_HEADER = "X-POSTHOG-DISTINCT-ID"
+
+_NEW_ID = "olposthog.new_anonymous_id"
+_ASKED = "olposthog.identity_asked"
+# Kept in `request.META`, the one dictionary that Django's request and DRF's wrapper of it share.
+# A client cannot write there: its headers arrive as `HTTP_...`.
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A person, with what flags may depend on.
+
+    `person_properties` are merged over the default ones; `groups` maps a group type to a group
+    key, and `group_properties` a group type to that group's properties. All must be JSON values,
+    dates or UUIDs. `anonymous` says that no one logged in: PostHog then keeps no person profile.
+    """
+
+    distinct_id: str
+    person_properties: Mapping[str, Any] | None = None
+    groups: Mapping[str, str | int] | None = None
+    group_properties: Mapping[str, Mapping[str, Any]] | None = None
+    anonymous: bool = False
+
+    def key(self, runtime: Runtime) -> tuple[str, str, str]:
+        """Return what tells this evaluation from every other one in the process.
+
+        Raises TypeError or ValueError that names the argument when a property is no JSON value.
+        """
+        if not (self.person_properties or self.groups or self.group_properties):
+            return (runtime.value, self.distinct_id, "")
+        context = [
+            _canonical("person_properties", self.person_properties),
+            _canonical("groups", self.groups),
+            _canonical("group_properties", self.group_properties),
+        ]
+        return (runtime.value, self.distinct_id, "\n".join(context))
+
+
+def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{argument} must be a dict, not {type(value).__name__}.")
+    try:
+        return json.dumps(value or {}, cls=DjangoJSONEncoder, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument} must hold JSON values, dates or UUIDs: {error}") from error
+
+
+def plain(value: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return `value` as plain JSON values: dates and UUIDs become text."""
+    plain_value: dict[str, Any] = json.loads(json.dumps(value or {}, cls=DjangoJSONEncoder))
+    return plain_value
+
+
+def identify(request: HttpRequest) -> Identity:
+    """Return whom `request` is from: `POSTHOG_API_IDENTITY`'s answer, else the default one.
+
+    Accepts Django's request and DRF's. By default an authenticated user is `str(user.pk)`,
+    whatever any header, cookie, query or body says; anybody else is the id in our signed cookie,
+    or a new one that `remember_identity` puts there.
+    """
+    request.META[_ASKED] = True
+    chosen = conf.current().identity or default_identity
+    identity = chosen(request)
+    if not isinstance(identity, Identity):
+        raise TypeError(
+            f"POSTHOG_API_IDENTITY returned {type(identity).__name__}; "
+            "it must return an olposthog.identity.Identity."
+        )
+    return identity
+
+
+def default_identity(request: HttpRequest) -> Identity:
+    """Return the authenticated user's identity, or the anonymous visitor's."""
+    user = getattr(request, "user", None)
+    if user is not None and user.is_authenticated:
+        return Identity(str(user.pk))
+    trusted = conf.current().trust_browser_id and not user_ids_are_uuids()
+    browser_id = _browser_id(request) if trusted else None
+    return Identity(browser_id or _anonymous_id(request), anonymous=True)
+
+
+def user_ids_are_uuids() -> bool:
+    """Return whether a browser's id could pass for a user's."""
+    return isinstance(get_user_model()._meta.pk, models.UUIDField)  # noqa: SLF001  # Django documents `_meta`
+
+
+def _anonymous_id(request: HttpRequest) -> str:
+    name = conf.current().anonymous_cookie
+    if name is None:
+        return conf.current().hostname
+    new: str | None = request.META.get(_NEW_ID)
+    if new is not None:
+        return new
+    try:
+        kept: str = request.get_signed_cookie(name, salt=ANONYMOUS_COOKIE_SALT)  # type: ignore[assignment]  # never None without a default
+    except (KeyError, signing.BadSignature):
+        # No cookie, or one that we did not write: a new visitor.
+        kept = request.META[_NEW_ID] = str(uuid.uuid4())
+    return kept
+
+
+def _browser_id(request: HttpRequest) -> str | None:
+    """Return posthog-js's id for this browser, if it is a UUID. A claim: never authentication."""
+    token = conf.current().project_api_key
+    for sign, letters in (("+", "PL"), ("/", "SL"), ("=", "EQ")):
+        token = token.replace(sign, letters)
+    claimed: Any = request.META.get(f"HTTP_{BROWSER_ID_HEADER.replace('-', '_')}")
+    try:
+        stored = json.loads(unquote(request.COOKIES.get(f"ph_{token}_posthog", "")))
+    except ValueError:
+        stored = None
+    if isinstance(stored, dict) and "distinct_id" in stored:
+        claimed = stored["distinct_id"]
+    return claimed if isinstance(claimed, str) and _UUID.fullmatch(claimed) else None
+
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def vary_on_identity(response: HttpResponse) -> None:
+    """Name in `Vary` the request headers that an identity may come from."""
+    headers = ["Cookie", "Authorization"]
+    if conf.current().trust_browser_id:
+        headers.append(BROWSER_ID_HEADER)
+    patch_vary_headers(response, headers)
+
+
+def remember_identity(request: HttpRequest, response: HttpResponse) -> None:
+    """Give a new anonymous visitor the cookie that makes the next answer the same.
+
+    The cookie has the domain, path, SameSite and Secure of the session cookie, is HttpOnly and
+    lives for a year. Does nothing when no identity was asked for.
+    """
+    if _ASKED not in request.META:
+        return
+    vary_on_identity(response)
+    new = request.META.get(_NEW_ID)
+    name = conf.current().anonymous_cookie
+    if new is None or name is None:
+        return
+    response.set_signed_cookie(
+        name,
+        new,
+        salt=ANONYMOUS_COOKIE_SALT,
+        max_age=ANONYMOUS_COOKIE_SECONDS,
+        domain=settings.SESSION_COOKIE_DOMAIN,
+        path=settings.SESSION_COOKIE_PATH,
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite=settings.SESSION_COOKIE_SAMESITE,
+    )

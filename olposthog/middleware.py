@@ -1,0 +1,47 @@
+"""Gives anonymous visitors of Django views the identity that the REST API would give them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+
+from .identity import remember_identity
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+
+
+class IdentityMiddleware:
+    """Sets the anonymous visitor's cookie on pages whose flags depend on the visitor.
+
+    Put it anywhere in MIDDLEWARE. A page that asks for no flags by request gets neither a cookie
+    nor a `Vary`.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(
+        self, get_response: Callable[[HttpRequest], HttpResponse | Awaitable[HttpResponse]]
+    ) -> None:
+        self.get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
+        """Answer as the view does, and remember a new visitor."""
+        response = self.get_response(request)
+        if isinstance(response, Awaitable):
+            return self._remember_later(request, response)
+        remember_identity(request, response)
+        return response
+
+    @staticmethod
+    async def _remember_later(
+        request: HttpRequest, coming: Awaitable[HttpResponse]
+    ) -> HttpResponse:
+        response = await coming
+        remember_identity(request, response)
+        return response

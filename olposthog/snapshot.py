@@ -1,0 +1,136 @@
+"""What one evaluation found: PostHog's decisions, and the answer made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+JSON: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
+"""What a payload may be."""
+
+
+class Source(StrEnum):
+    """Where an answer came from."""
+
+    LOCAL = "local"
+    """Flag definitions, evaluated in this process."""
+    POSTHOG = "posthog"
+    """PostHog itself, now or within the cache's lifetime."""
+    STALE = "stale"
+    """PostHog, longer ago than the cache's lifetime."""
+    FALLBACK = "fallback"
+    """`settings.FEATURES`, because nothing better could be had."""
+    DISABLED = "disabled"
+    """`settings.FEATURES`, because POSTHOG_ENABLED is off."""
+
+
+class Runtime(StrEnum):
+    """Where flags are used. PostHog lets a flag be for one of the two, or for both."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What PostHog decided about one flag for one person."""
+
+    value: bool | str
+    """On, off, or the name of a variant."""
+    payload: JSON = None
+    reason: str = ""
+    """PostHog's reason code, such as `condition_match`."""
+    description: str = ""
+    """PostHog's reason in words."""
+    id: int | None = None
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All of PostHog's decisions for one person: what the shared cache keeps."""
+
+    decisions: Mapping[str, Decision]
+    evaluated_at: float
+    """Seconds since the epoch, by the clock of the machine that evaluated."""
+    request_id: str | None = None
+    """PostHog's name for the request; None for a local evaluation."""
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the evaluation as plain JSON values."""
+        return {
+            "decisions": {key: asdict(decision) for key, decision in self.decisions.items()},
+            "evaluated_at": self.evaluated_at,
+            "request_id": self.request_id,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Evaluation:
+        """Read what `to_json` wrote; raises KeyError, TypeError or AttributeError otherwise."""
+        return cls(
+            decisions={key: Decision(**one) for key, one in stored["decisions"].items()},
+            evaluated_at=float(stored["evaluated_at"]),
+            request_id=stored["request_id"],
+        )
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class FlagSnapshot:
+    """The flags of one person at one moment.
+
+    Reading it costs nothing and reports no exposure; it can be kept, passed on and read from any
+    thread, and never changes.
+    """
+
+    distinct_id: str
+    runtime: Runtime
+    source: Source
+    flags: Mapping[str, bool | str]
+    """Every known flag: `settings.FEATURES`, overlaid with PostHog's values."""
+    payloads: Mapping[str, JSON]
+    """Payloads by flag key, decoded; only of flags that have one."""
+    reasons: Mapping[str, str]
+    """PostHog's reason codes by flag key; a value from `settings.FEATURES` has none."""
+    evaluated_at: datetime
+    """When PostHog, or the process for it, decided; for a fallback, when it was answered. UTC."""
+    evaluation: Evaluation | None = field(default=None, repr=False)
+    """PostHog's decisions behind it, with ids and versions; None where FEATURES answered."""
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False)
+    anonymous: bool = False
+    reported: set[str] = field(default_factory=set, repr=False)
+    """The keys whose exposure need not be looked at again; kept by `olposthog.exposures`."""
+
+
+def answer(
+    evaluation: Evaluation | None,
+    features: Mapping[str, bool | str],
+    *,
+    source: Source,
+    answered_at: float,
+    distinct_id: str,
+    runtime: Runtime,
+    groups: Mapping[str, str],
+    anonymous: bool,
+) -> FlagSnapshot:
+    """Overlay the fallback values with PostHog's decisions. An explicit off beats the fallback."""
+    decisions = evaluation.decisions if evaluation else {}
+    flags = {**features, **{key: decision.value for key, decision in decisions.items()}}
+    at = evaluation.evaluated_at if evaluation else answered_at
+    return FlagSnapshot(
+        distinct_id=distinct_id,
+        runtime=runtime,
+        source=source,
+        flags=MappingProxyType(flags),
+        payloads=MappingProxyType(
+            {key: one.payload for key, one in decisions.items() if one.payload is not None}
+        ),
+        reasons=MappingProxyType({key: one.reason for key, one in decisions.items()}),
+        evaluated_at=datetime.fromtimestamp(at, UTC),
+        evaluation=evaluation,
+        groups=groups,
+        anonymous=anonymous,
+    )

@@ -1,0 +1,32 @@
+"""The smallest project that has all of it; tests override what they are about."""
+
+SECRET_KEY = "tests only"
+DEBUG = False
+USE_TZ = True
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "tests.urls"
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "default"},
+    "durable": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "durable"},
+}
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "rest_framework",
+    "rest_framework.authtoken",
+    "drf_spectacular",
+    "olposthog",
+    "olposthog_api",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "olposthog.middleware.IdentityMiddleware",
+]
+REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema"}
+SPECTACULAR_SETTINGS = {"TITLE": "Feature flags", "VERSION": "1.0.0", "OAS_VERSION": "3.1.0"}
+HOSTNAME = "tests.example.com"
+ENVIRONMENT = "tests"
+FEATURES: dict[str, bool | str] = {}
