@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 import threading
 import time
@@ -105,8 +106,8 @@ class Breaker:
         self._lock = threading.Lock()
         self._record = Record(_new_token())
         self._failures = 0
-        self._seen_open_at = 0.0
-        self._seen_closed_at: float | None = None
+        self._confirmed_at: float | None = None  # when the record was last seen to be in force
+        self._opened_between = (-math.inf, math.inf)
         self._last_attempt = 0
 
     @property
@@ -124,10 +125,12 @@ class Breaker:
         """
         shared = Record.from_text(text)
         with self._lock:
+            now = self._clock()
             if shared is not None and shared.token != self._record.token:
-                self._adopt(shared)
-            elif shared is not None and shared.opened_at is None:
-                self._seen_closed_at = self._clock()
+                since = -math.inf if self._confirmed_at is None else self._confirmed_at
+                self._adopt(shared, since, now)
+            if shared is not None:
+                self._confirmed_at = now
             known = self._record
         if shared is None:
             self._ledger.restore(known.to_text())
@@ -165,7 +168,7 @@ class Breaker:
             if not permit.probe:
                 return
             closed = Record(_new_token())
-            self._adopt(closed)
+            self._adopt(closed, self._clock(), self._clock())
         self._announce(closed, "PostHog's circuit is closed: it answers again.")
 
     def failed(self, permit: Permit, reason: str) -> None:
@@ -190,7 +193,7 @@ class Breaker:
                 return  # somebody was faster
             token = _new_token() if permit.probe else f"{self._record.token}-open"
             opened = Record(token, self._wall())
-            self._adopt(opened)
+            self._adopt(opened, self._clock(), self._clock())
         self._announce(
             opened,
             f"PostHog's circuit is open ({cause}): no calls for {self._cooldown:g} s, "
@@ -202,25 +205,21 @@ class Breaker:
             record.to_text(), f"news:{record.token}", lambda: log.warning("%s", news)
         )
 
-    def _adopt(self, record: Record) -> None:
-        if record.opened_at is None:
-            self._seen_closed_at = self._clock()
-        else:
-            self._seen_open_at = self._clock()
+    def _adopt(self, record: Record, not_before: float, not_after: float) -> None:
         self._record = record
+        self._opened_between = (not_before, not_after)
         self._failures = 0
         self._last_attempt = 0
 
     def _open_for(self, opened_at: float) -> float:
         """How long the circuit has been open: the wall clock, held within what this process saw.
 
-        Clocks of machines differ. But the circuit has been open since this process saw it so, and
-        was closed when this process last saw that; the truth lies between.
+        Clocks of machines differ by more than a cooldown. But the circuit opened after this
+        process last saw another state, and before it saw this one.
         """
         now = self._clock()
-        at_least = now - self._seen_open_at
-        at_most = float("inf") if self._seen_closed_at is None else now - self._seen_closed_at
-        return min(max(self._wall() - opened_at, at_least), at_most)
+        earliest, latest = self._opened_between
+        return min(max(self._wall() - opened_at, now - latest), now - earliest)
 
     def _attempt(self) -> int:
         """Return which probe of an open circuit is due, from 1; 0 during the cooldown.
@@ -259,7 +258,9 @@ class CacheLedger:
 
         def write(cache: BaseCache) -> None:
             cache.set(self.state_key, state, None)
-            if cache.add(f"{self._prefix}{name}", 1, self.NEWS_SECONDS):
+            key = f"{self._prefix}{name}"
+            # Where nothing can be written, `DatabaseCache` does not raise: it is news all the same.
+            if cache.add(key, 1, self.NEWS_SECONDS) or cache.get(key) is None:
                 news()
 
         if not self._shared.later(write):

@@ -127,7 +127,7 @@ class Evaluator:
         elif self.settings.problems:
             snapshot = self._answer(None, Source.FALLBACK, query)
         elif self.definitions is not None:
-            snapshot = self._evaluate_locally(query)
+            snapshot = self._safely(lambda: self._evaluate_locally(query), query)
         else:
             return None
         self.recent.put(query.key, snapshot, generation)
@@ -168,13 +168,16 @@ class Evaluator:
         known = self.recent.get(query.key)  # landed between the caller's look and its boarding
         if known is not None:
             return known
-        try:
-            snapshot = self._look_up(query, deadline)
-        except Exception:
-            log.exception("Evaluating flags failed in an unforeseen way.")
-            snapshot = self._answer(None, Source.FALLBACK, query)
+        snapshot = self._safely(lambda: self._look_up(query, deadline), query)
         self.recent.put(query.key, snapshot, generation)
         return snapshot
+
+    def _safely(self, source: Callable[[], FlagSnapshot], query: Query) -> FlagSnapshot:
+        try:
+            return source()
+        except Exception:
+            log.exception("Evaluating flags failed in an unforeseen way; FEATURES answers.")
+            return self._answer(None, Source.FALLBACK, query)
 
     def _look_up(self, query: Query, deadline: float) -> FlagSnapshot:
         identity = query.identity

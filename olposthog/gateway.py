@@ -62,7 +62,8 @@ class Gateway:
         self._sleep = sleep
         self._session = _session(connections)
         self._local_lock = threading.Lock()
-        self._local: tuple[Definitions, posthog.Posthog] | None = None
+        self._given = _Given()
+        self._local: posthog.Posthog | None = None
 
     def fetch(
         self,
@@ -149,10 +150,9 @@ class Gateway:
         Flags that the definitions alone cannot decide are left out, and so are those meant for
         the other runtime, which the SDK evaluates all the same.
         """
-        sdk = self._local_sdk(definitions)
-        found = sdk.get_all_flags_and_payloads(
+        found = self._local_sdk(definitions).get_all_flags_and_payloads(
             identity.distinct_id,
-            groups=dict(identity.groups or {}),
+            groups=plain(identity.groups),
             person_properties=plain(person_properties),
             group_properties=plain(identity.group_properties),
             only_evaluate_locally=True,
@@ -163,7 +163,7 @@ class Gateway:
         for key, value in values.items():
             if not definitions.suits(key, runtime):
                 continue
-            id_, version = definitions.versions[key]
+            id_, version = definitions.versions.get(key, (None, None))
             decisions[key] = Decision(
                 value=value if isinstance(value, bool | str) else True,
                 payload=_decoded(payloads.get(key)),
@@ -176,31 +176,31 @@ class Gateway:
 
     def _local_sdk(self, definitions: Definitions) -> posthog.Posthog:
         with self._local_lock:
-            if self._local is None or self._local[0] is not definitions:
+            if self._local is None:
                 # The key only has to look like one, and any secret makes the SDK evaluate locally.
-                sdk = posthog.Posthog(
+                self._local = posthog.Posthog(
                     "phc_local",
                     secret_key="local",  # noqa: S106  # no secret
                     send=False,
                     enable_local_evaluation=False,
-                    flag_definition_cache_provider=_Given(definitions),
+                    flag_definition_cache_provider=self._given,
                 )
-                sdk.load_feature_flags()  # type: ignore[no-untyped-call]  # the SDK's
-                self._local = (definitions, sdk)
-            return self._local[1]
+            if self._given.definitions is not definitions:
+                self._given.definitions = definitions
+                self._local.load_feature_flags()  # type: ignore[no-untyped-call]  # the SDK's
+            return self._local
 
 
 class _Given:
     """Hands the SDK definitions that are already here, so that it never fetches any."""
 
-    def __init__(self, definitions: Definitions) -> None:
-        self._data = dict(definitions.data)
+    definitions: Definitions | None = None
 
     def should_fetch_flag_definitions(self) -> bool:
         return False
 
     def get_flag_definitions(self) -> Any:
-        return self._data
+        return dict(self.definitions.data) if self.definitions else None
 
     def on_flag_definitions_received(self, data: Any) -> None:
         """Take nothing: the SDK never fetches."""
@@ -229,7 +229,7 @@ def _was_refused(error: BaseException | None) -> bool:
 def _body(
     identity: Identity, person_properties: Mapping[str, Any], runtime: Runtime
 ) -> dict[str, Any]:
-    groups = dict(identity.groups or {})
+    groups = plain(identity.groups)
     group_properties = plain(identity.group_properties)
     return {
         "distinct_id": identity.distinct_id,
