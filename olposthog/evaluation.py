@@ -14,34 +14,30 @@ import logging
 import os
 import threading
 import time
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any
 
 from django.core.signals import setting_changed
 
 from . import conf
-from .breaker import Breaker, CacheLedger, Permit
+from .breaker import Breaker, CacheLedger
 from .cache import READ_SECONDS, ProcessCache, SharedCache
 from .definitions import DefinitionsFile
+from .entries import Entries, control_prefix
 from .exposures import Exposures
 from .flight import Flights, Saturated, Workers
-from .gateway import Gateway, PostHogError
+from .gateway import Gateway
 from .identity import Identity, plain
+from .remote import CALLS, Remote
 from .snapshot import Evaluation, FlagSnapshot, Runtime, Source, answer
 from .visibility import withheld
 
 log = logging.getLogger(__name__)
 
 FLIGHTS = 16
-"""How many flights, and how many calls to PostHog, one process has under way at most."""
-GENERATION_BUCKETS = 64
-"""Clearing one person also clears the others of the same bucket, for want of a row for each."""
-COMPLAINT_SECONDS = 60.0
-"""A process says at most this often that PostHog gave no flags."""
+"""How many flights one process has in the air at most; the others wait on the ground."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +80,12 @@ class Evaluator:
             read_seconds=min(READ_SECONDS, settings.trip_threshold_seconds / 4),
             clock=clock,
         )
-        # Control keys sort after entries: `DatabaseCache` culls the first keys.
         project = _digest(settings.project_api_key, settings.api_host)[:16]
-        self._entry_prefix = f"olposthog:{project}:entry:"
-        control_prefix = f"olposthog:{project}:zz:"
-        self._generation_prefix = f"{control_prefix}generation:"
-        self._ledger = CacheLedger(self.shared, control_prefix)
+        ledger = CacheLedger(self.shared, control_prefix(project))
+        self._state_key = ledger.state_key
+        self._entries = Entries(self.shared, project, ledger.state_key, wall)
         self.breaker = Breaker(
-            self._ledger,
+            ledger,
             failure_threshold=settings.failure_threshold,
             cooldown_seconds=settings.cooldown_seconds,
             trip_threshold_seconds=settings.trip_threshold_seconds,
@@ -102,19 +96,24 @@ class Evaluator:
             DefinitionsFile(settings.definitions_file, clock) if settings.offline else None
         )
         self.exposures = Exposures(settings)
-        self._gateway = Gateway(settings, connections=FLIGHTS, clock=clock, wall=wall)
+        self._gateway = Gateway(settings, connections=CALLS, clock=clock, wall=wall)
+        self._remote = Remote(
+            self._gateway,
+            self.breaker,
+            self._mirror_breaker,
+            slow_seconds=self._flight_seconds * 0.95,
+            clock=clock,
+        )
         self._flights: Flights[FlagSnapshot] = Flights(
             Workers("olposthog-flight", size=FLIGHTS, backlog=10_000)
         )
-        self._calls = Workers("olposthog-call", size=FLIGHTS, backlog=FLIGHTS)
-        self._complained_at = -float("inf")
         for problem in settings.problems if settings.enabled else ():
             log.error("%s %s Until then settings.FEATURES answers.", problem.message, problem.hint)
 
     def close(self) -> None:
         """End the threads once they have nothing to do; whoever still asks gets the fallback."""
-        for workers in (self._flights, self._calls, self.shared):
-            workers.close()
+        for part in (self._flights, self._remote, self.shared):
+            part.close()
 
     def at_hand(self, query: Query) -> FlagSnapshot | None:
         """Return the answer if it takes no waiting, else None: take a flight."""
@@ -158,10 +157,7 @@ class Evaluator:
     def clear(self, distinct_id: str | None) -> None:
         """Forget one person's answers, or everybody's, here and in the shared cache."""
         self.recent.clear()
-        if self.shared.alias is None:
-            return
-        name = "all" if distinct_id is None else _bucket(distinct_id)
-        if not self.shared.renew_tokens([f"{self._generation_prefix}{name}"], self.wait_seconds):
+        if self.shared.alias and not self._entries.clear(distinct_id, self.wait_seconds):
             log.warning("The shared cache could not be reached; its flags were not cleared.")
 
     def _fly(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
@@ -180,99 +176,25 @@ class Evaluator:
             return self._answer(None, Source.FALLBACK, query)
 
     def _look_up(self, query: Query, deadline: float) -> FlagSnapshot:
-        identity = query.identity
-        properties = self._person_properties(identity)
-        entry_key = self._entry_prefix + _digest(*query.key, self.settings.environment)
-        generation_keys = [
-            f"{self._generation_prefix}all",
-            f"{self._generation_prefix}{_bucket(identity.distinct_id)}",
-        ]
-        found = self.shared.get_many(
-            [entry_key, self._ledger.state_key, *generation_keys], deadline - self._clock()
-        )
-        generation: list[str] | None = None
+        question = "\n".join((*query.key, self.settings.environment))
+        found = self._entries.read(question, query.identity.distinct_id, deadline - self._clock())
         if found is not None:
-            self.breaker.mirror(found.get(self._ledger.state_key))
-            generation = self._generation(found, generation_keys, deadline)
-            stored = _stored(found.get(entry_key), generation)
-            if stored is not None and self._is_fresh(stored):
-                return self._answer(stored, Source.POSTHOG, query)
-        evaluation = self._ask_posthog(query, properties, deadline)
+            self.breaker.mirror(found.state)
+            if found.fresh is not None:
+                return self._answer(found.fresh, Source.POSTHOG, query)
+        evaluation = self._remote.evaluate(
+            query.identity, self._person_properties(query.identity), query.runtime, deadline
+        )
         if evaluation is None:
             return self._answer(None, Source.FALLBACK, query)
-        if generation is not None:
-            entry = json.dumps({"generation": generation, "evaluation": evaluation.to_json()})
-            lifetime = self.shared.timeout_seconds
-            self.shared.later(lambda cache: cache.set(entry_key, entry, lifetime))
+        if found is not None and found.generation is not None:
+            self._entries.keep(question, evaluation, found.generation)
         return self._answer(evaluation, Source.POSTHOG, query)
 
-    def _generation(
-        self, found: Mapping[str, Any], keys: list[str], deadline: float
-    ) -> list[str] | None:
-        tokens: Mapping[str, Any] | None = found
-        if not all(key in found for key in keys):
-            tokens = self.shared.tokens(keys, deadline - self._clock())
-        if tokens is None or not all(key in tokens for key in keys):
-            return None
-        return [str(tokens[key]) for key in keys]
-
-    def _is_fresh(self, evaluation: Evaluation) -> bool:
-        timeout = self.shared.timeout_seconds
-        return timeout is None or self._wall() - evaluation.evaluated_at < timeout
-
-    def _ask_posthog(
-        self, query: Query, properties: Mapping[str, Any], deadline: float
-    ) -> Evaluation | None:
-        permit = self.breaker.permit()
-        if permit is None:
-            return None
-        started = self._clock()
-        try:
-            call = self._calls.submit(
-                lambda: self._gateway.fetch(
-                    query.identity,
-                    properties,
-                    query.runtime,
-                    deadline=deadline,
-                    may_retry=lambda: self._may_retry(permit),
-                )
-            )
-        except Saturated:
-            self.breaker.failed(permit, f"{FLIGHTS} calls hang")
-            return None
-        try:
-            evaluation = call.result(max(0.0, deadline - started))
-        except FutureTimeoutError:
-            call.cancel()
-            self._report_timeout(permit, self._clock() - started)
-            return None
-        except PostHogError as error:
-            self._complain(str(error))
-            if error.counts:
-                self.breaker.failed(permit, str(error))
-            else:
-                self.breaker.succeeded(permit)
-            return None
-        self.breaker.succeeded(permit)
-        return evaluation
-
-    def _report_timeout(self, permit: Permit, seconds: float) -> None:
-        # A cache that hung before may have left PostHog less than the trip threshold.
-        if seconds >= self._flight_seconds * 0.95:
-            self.breaker.was_slow(permit, seconds)
-        else:
-            self.breaker.failed(permit, f"no answer within {seconds:.1f} s")
-
-    def _may_retry(self, permit: Permit) -> bool:
-        found = self.shared.get_many([self._ledger.state_key], READ_SECONDS)
+    def _mirror_breaker(self) -> None:
+        found = self.shared.get_many([self._state_key], READ_SECONDS)
         if found is not None:
-            self.breaker.mirror(found.get(self._ledger.state_key))
-        return self.breaker.allows(permit)
-
-    def _complain(self, reason: str) -> None:
-        if self._clock() - self._complained_at >= COMPLAINT_SECONDS:
-            self._complained_at = self._clock()
-            log.warning("PostHog gave no flags (%s); fallback values answer.", reason)
+            self.breaker.mirror(found.get(self._state_key))
 
     def _evaluate_locally(self, query: Query) -> FlagSnapshot:
         definitions = self.definitions.current() if self.definitions else None
@@ -309,21 +231,6 @@ class Evaluator:
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _bucket(distinct_id: str) -> str:
-    return str(zlib.crc32(distinct_id.encode()) % GENERATION_BUCKETS)
-
-
-def _stored(entry: Any, generation: list[str] | None) -> Evaluation | None:
-    """Read an entry of the shared cache; one of an older generation or version is a miss."""
-    try:
-        stored = json.loads(entry)
-        if generation is None or stored["generation"] != generation:
-            return None
-        return Evaluation.from_json(stored["evaluation"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
 
 
 _current: Evaluator | None = None

@@ -868,7 +868,7 @@ class TestSdk:
         )
 
         flags = client.evaluate_flags("ada")
-        client.load_feature_flags()  # type: ignore[no-untyped-call]
+        client.load_feature_flags()
         client.shutdown()
 
         assert (flags.keys, server.flag_calls) == (["local"], [])

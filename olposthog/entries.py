@@ -1,0 +1,113 @@
+"""Evaluations in the shared cache: their keys, their freshness, and how they are cleared.
+
+One entry per question, written once per evaluation, as JSON text under a digest: ids and
+properties appear in no key. Each names the generation it belongs to, two random tokens that stand
+in the cache as well; clearing replaces a token, and a token that got lost counts as replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .cache import SharedCache
+from .snapshot import Evaluation
+
+GENERATION_BUCKETS = 64
+"""Clearing one person also clears the others of the same bucket, which spares a row for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one read of the shared cache brought."""
+
+    fresh: Evaluation | None
+    state: object
+    """The circuit breaker's state as it stands there; None when it is missing."""
+    generation: tuple[str, str] | None
+    """What an evaluation from now on belongs to; None when that could not be found out."""
+
+
+class Entries:
+    """The entries of one project."""
+
+    def __init__(
+        self,
+        shared: SharedCache,
+        project: str,
+        state_key: str,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._shared = shared
+        self._prefix = f"olposthog:{project}:entry:"
+        self._generation_prefix = f"{control_prefix(project)}generation:"
+        self._state_key = state_key
+        self._wall = wall
+
+    def read(self, question: str, distinct_id: str, seconds: float) -> Found | None:
+        """Return the entry for a question, if it is fresh, and the breaker's state with it.
+
+        None when the shared cache could not be read within `seconds`.
+        """
+        key = self._key(question)
+        tokens = [self._generation_key(None), self._generation_key(distinct_id)]
+        found = self._shared.get_many([key, self._state_key, *tokens], seconds)
+        if found is None:
+            return None
+        known: Mapping[str, Any] = found
+        if not all(token in found for token in tokens):
+            known = self._shared.tokens(tokens, seconds) or {}
+        generation = None
+        if all(token in known for token in tokens):
+            generation = (str(known[tokens[0]]), str(known[tokens[1]]))
+        return Found(
+            fresh=self._fresh(found.get(key), generation),
+            state=found.get(self._state_key),
+            generation=generation,
+        )
+
+    def keep(self, question: str, evaluation: Evaluation, generation: tuple[str, str]) -> None:
+        """Store an evaluation that was asked for in `generation`, without waiting for it."""
+        key = self._key(question)
+        text = json.dumps({"generation": generation, "evaluation": evaluation.to_json()})
+        lifetime = self._shared.timeout_seconds
+        self._shared.later(lambda cache: cache.set(key, text, lifetime))
+
+    def clear(self, distinct_id: str | None, seconds: float) -> bool:
+        """Make a person's entries, or all, misses; return whether that was done in time."""
+        return self._shared.renew_tokens([self._generation_key(distinct_id)], seconds)
+
+    def _key(self, question: str) -> str:
+        return self._prefix + hashlib.sha256(question.encode()).hexdigest()
+
+    def _generation_key(self, distinct_id: str | None) -> str:
+        if distinct_id is None:
+            return f"{self._generation_prefix}all"
+        return f"{self._generation_prefix}{zlib.crc32(distinct_id.encode()) % GENERATION_BUCKETS}"
+
+    def _fresh(self, text: Any, generation: tuple[str, str] | None) -> Evaluation | None:
+        try:
+            entry = json.loads(text)
+            if generation is None or tuple(entry["generation"]) != generation:
+                return None
+            evaluation = Evaluation.from_json(entry["evaluation"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None  # nothing there, or not as this version writes it
+        # Freshness is judged by what the entry says, not by whether the cache still has it.
+        timeout = self._shared.timeout_seconds
+        if timeout is not None and self._wall() - evaluation.evaluated_at >= timeout:
+            return None
+        return evaluation
+
+
+def control_prefix(project: str) -> str:
+    """Return what the keys of control records begin with.
+
+    They sort after all entries, because `DatabaseCache` culls the first keys.
+    """
+    return f"olposthog:{project}:zz:"

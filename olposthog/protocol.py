@@ -1,0 +1,93 @@
+"""How PostHog writes its decisions: the replies of its flags endpoint, read into ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .snapshot import Decision, Evaluation
+
+
+class PostHogError(Exception):
+    """PostHog gave no flags. The text is a reason fit for a log: no key, no person.
+
+    `counts` is False where the request was at fault and PostHog is well.
+    """
+
+    def __init__(self, reason: str, *, transient: bool = False, counts: bool = True) -> None:
+        super().__init__(reason)
+        self.transient = transient
+        self.counts = counts
+
+
+def parse(content: bytes, now: float) -> Evaluation:
+    """Read a reply of PostHog's flags endpoint; raises `PostHogError` if it holds no flags.
+
+    "No flags" is an answer. A reply over quota, or one that is not PostHog's, is a failure.
+    Flags that PostHog failed to compute are left out.
+    """
+    try:
+        reply = _loads(content)
+    except ValueError as error:
+        raise PostHogError("a reply that is not JSON") from error
+    if not isinstance(reply, dict):
+        raise PostHogError("a reply that is not flags")
+    limited = reply.get("quotaLimited")
+    if isinstance(limited, list) and "feature_flags" in limited:
+        raise PostHogError("over quota")
+    records = reply.get("flags")
+    if not isinstance(records, dict) or not reply.get("requestId"):
+        raise PostHogError("a reply that is not flags")
+    return Evaluation(
+        decisions={
+            key: _decision(record)
+            for key, record in records.items()
+            if isinstance(record, dict) and not record.get("failed")
+        },
+        evaluated_at=now,
+        request_id=str(reply["requestId"]),
+    )
+
+
+def _decision(record: Mapping[str, Any]) -> Decision:
+    """Read one flag's record, of protocol version 4 (`value`) or 2 (`enabled`, `variant`)."""
+    metadata = record.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    reason = record.get("reason")
+    reason = reason if isinstance(reason, dict) else {}
+    payload = decoded(metadata.get("payload"))
+    if "value" in record:
+        value = record["value"]
+        if isinstance(value, int | float | dict) and not isinstance(value, bool):
+            # A typed value is "on", and the value itself is the payload, as the SDK has it.
+            value, payload = True, value
+    else:
+        value = bool(record.get("enabled")) and (record.get("variant") or True)
+    return Decision(
+        value=value if isinstance(value, bool | str) else False,
+        payload=payload,
+        reason=str(reason.get("code") or ""),
+        description=str(reason.get("description") or ""),
+        id=metadata.get("id"),
+        version=metadata.get("version"),
+    )
+
+
+def decoded(payload: Any) -> Any:
+    """Decode a payload, which travels as JSON text; other text is the payload itself."""
+    if not isinstance(payload, str):
+        return payload
+    try:
+        return _loads(payload)
+    except ValueError:
+        return payload
+
+
+def _loads(text: str | bytes) -> Any:
+    """Read JSON as the standard has it: NaN and Infinity, which no browser would read, are not."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,105 @@
+"""A call to PostHog: permitted by the breaker, ended by a deadline, and its outcome reported."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+from .breaker import Breaker, Permit
+from .flight import Saturated, Workers
+from .gateway import Gateway
+from .identity import Identity
+from .protocol import PostHogError
+from .snapshot import Evaluation, Runtime
+
+log = logging.getLogger(__name__)
+
+CALLS = 16
+"""How many calls to PostHog one process has under way at most, abandoned ones included."""
+COMPLAINT_SECONDS = 60.0
+"""A process says at most this often that PostHog gave no flags."""
+
+
+class Remote:
+    """Remote evaluation that neither hangs nor raises."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        breaker: Breaker,
+        refresh: Callable[[], None],
+        *,
+        slow_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._gateway = gateway
+        self._breaker = breaker
+        self._refresh = refresh
+        self._slow_seconds = slow_seconds
+        self._clock = clock
+        self._workers = Workers("olposthog-call", size=CALLS, backlog=CALLS)
+        self._complained_at = -float("inf")
+
+    def close(self) -> None:
+        """Make no more calls."""
+        self._workers.close()
+
+    def evaluate(
+        self,
+        identity: Identity,
+        person_properties: Mapping[str, Any],
+        runtime: Runtime,
+        deadline: float,
+    ) -> Evaluation | None:
+        """Return PostHog's decisions, or None: not permitted, failed, or not in time."""
+        permit = self._breaker.permit()
+        if permit is None:
+            return None
+        started = self._clock()
+        try:
+            call = self._workers.submit(
+                lambda: self._gateway.fetch(
+                    identity,
+                    person_properties,
+                    runtime,
+                    deadline=deadline,
+                    may_retry=lambda: self._may_retry(permit),
+                )
+            )
+        except Saturated:
+            self._breaker.failed(permit, f"{CALLS} calls hang")
+            return None
+        try:
+            evaluation = call.result(max(0.0, deadline - started))
+        except FutureTimeoutError:
+            call.cancel()
+            self._report_timeout(permit, self._clock() - started)
+            return None
+        except PostHogError as error:
+            self._report_failure(permit, error)
+            return None
+        self._breaker.succeeded(permit)
+        return evaluation
+
+    def _report_timeout(self, permit: Permit, seconds: float) -> None:
+        # A shared cache that hung before may have left PostHog less than the trip threshold.
+        if seconds >= self._slow_seconds:
+            self._breaker.was_slow(permit, seconds)
+        else:
+            self._breaker.failed(permit, f"no answer within {seconds:.1f} s")
+
+    def _report_failure(self, permit: Permit, error: PostHogError) -> None:
+        if self._clock() - self._complained_at >= COMPLAINT_SECONDS:
+            self._complained_at = self._clock()
+            log.warning("PostHog gave no flags (%s); fallback values answer.", error)
+        if error.counts:
+            self._breaker.failed(permit, str(error))
+        else:
+            self._breaker.succeeded(permit)
+
+    def _may_retry(self, permit: Permit) -> bool:
+        self._refresh()
+        return self._breaker.allows(permit)
