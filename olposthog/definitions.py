@@ -51,17 +51,41 @@ def parse(text: str | bytes, origin: str) -> Definitions:
         if not isinstance(data.setdefault(name, {}), dict):
             raise DefinitionsError(f'{origin} has no JSON object under "{name}".')
     for index, flag in enumerate(data["flags"]):
-        where = f"{origin}, flags[{index}]"
-        if not isinstance(flag, dict) or not isinstance(flag.get("key"), str) or not flag["key"]:
-            raise DefinitionsError(f'{where} has no "key".')
-        filters = flag.get("filters")
-        if not isinstance(filters, dict) or not isinstance(filters.get("groups", []), list):
-            raise DefinitionsError(f'{where} ({flag["key"]}): "filters" has no list "groups".')
+        fault = _fault(flag)
+        if fault:
+            raise DefinitionsError(f"{origin}, flags[{index}]: {fault}")
     return Definitions(
         data=data,
         runtimes={flag["key"]: flag.get("evaluation_runtime") or "all" for flag in data["flags"]},
         versions={flag["key"]: (flag.get("id"), flag.get("version")) for flag in data["flags"]},
     )
+
+
+def _fault(flag: Any) -> str:
+    """Return what the SDK would stumble over in a flag, each time that it evaluates it."""
+    if not isinstance(flag, dict) or not isinstance(flag.get("key"), str) or not flag["key"]:
+        return 'it has no "key".'
+    filters = flag.get("filters")
+    if not isinstance(filters, dict):
+        return f'{flag["key"]} has no JSON object "filters".'
+    groups = filters.get("groups", [])
+    variants = _object(filters.get("multivariate")).get("variants", [])
+    if not _are_objects(groups) or not _are_objects(variants):
+        return f'"groups" and "variants" of {flag["key"]} must be lists of JSON objects.'
+    if not all(_are_objects(group.get("properties") or []) for group in groups):
+        return f'"properties" in the groups of {flag["key"]} must be lists of JSON objects.'
+    shares = [part.get("rollout_percentage") for part in (*groups, *variants)]
+    if not all(isinstance(share, int | float | None) for share in shares):
+        return f'a "rollout_percentage" of {flag["key"]} is not a number.'
+    return ""
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def read(path: str) -> Definitions:
