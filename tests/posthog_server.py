@@ -11,11 +11,9 @@ By hand: `python -m tests.posthog_server --port 8765 [--flags FILE] [--definitio
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import json
 import math
-import re
 import socket
 import socketserver
 import struct
@@ -23,186 +21,20 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from email.message import Message
-from enum import Enum
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Literal, Self
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, Self
 
 from tests.posthog_faults import Fault, HalfOpen, Refuse, Reply, Status
+from tests.posthog_wire import Endpoint, Flag, Request, Variant, in_version
 
 PATIENCE = 10.0  # seconds that a test waits for what should come at once
 LONGEST_DISTINCT_ID = 200
 
-BROWSER = re.compile(
-    r"(Mozilla|Chrome|Safari|Firefox|Opera)/|posthog-(js|react|android|ios|flutter)"
-)
-BACKEND = re.compile(r"posthog-|curl/|python-|axios/|node|okhttp/|Go-http-client/|Java/|Ruby")
-
-
-class Endpoint(Enum):
-    """What a path is for."""
-
-    FLAGS = "flags_fault"
-    DEFINITIONS = "definitions_fault"
-    EVENTS = "events_fault"
-    UNKNOWN = ""
-
-
-ENDPOINTS = {
-    "/flags": Endpoint.FLAGS,
-    "/flags/definitions": Endpoint.DEFINITIONS,
-    "/batch": Endpoint.EVENTS,
-    "/capture": Endpoint.EVENTS,
-    "/i/v0/e": Endpoint.EVENTS,
-}
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request as it arrived: header names in any case, a body that is no JSON as None."""
-
-    method: str
-    path: str
-    query: Mapping[str, str]
-    headers: Message
-    raw: bytes
-    body: Any
-
-    @classmethod
-    def parse(cls, method: str, target: str, headers: Message, raw: bytes) -> Request:
-        """Take a request apart, undoing its compression."""
-        parts = urlsplit(target)
-        try:
-            packed = headers.get("Content-Encoding") == "gzip"
-            body = json.loads(gzip.decompress(raw) if packed else raw)
-        except (EOFError, OSError, ValueError):
-            body = None
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        return cls(method, parts.path, query, headers, raw, body)
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """What the request is about."""
-        return ENDPOINTS.get(self.path.rstrip("/"), Endpoint.UNKNOWN)
-
-    @property
-    def runtime(self) -> str | None:
-        """Where the flags will be used: the body says so, or the headers give it away."""
-        if claimed := self.body.get("evaluation_runtime"):
-            return str(claimed)
-        agent = self.headers.get("User-Agent", "")
-        if BROWSER.match(agent):
-            return "client"
-        if BACKEND.match(agent):
-            return "server"
-        hints = ("Origin", "Referer", "Sec-Fetch-Mode")
-        return "client" if any(hint in self.headers for hint in hints) else None
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A flag as a test declares it.
-
-    `value` is what PostHog answers, or a callable that makes it from the body of the request.
-    People outside `only_for` (distinct ids, or a callable that judges the body) get False.
-    """
-
-    value: object = True
-    payload: object = None
-    runtime: Literal["all", "client", "server"] | None = "all"
-    only_for: Container[str] | Callable[[dict[str, Any]], bool] | None = None
-    active: bool = True
-    failed: bool = False
-    id: int | None = None
-    version: int = 1
-    reason: str | None = None
-    description: str | None = None
-    has_experiment: bool = False
-
-    def evaluate(self, body: dict[str, Any]) -> object:
-        """The value for the person in the body of a request."""
-        if self.failed:
-            return None
-        match self.only_for:
-            case None:
-                chosen = True
-            case judge if callable(judge):
-                chosen = judge(body)
-            case people:
-                chosen = body["distinct_id"] in people
-        if not chosen:
-            return False
-        return self.value(body) if callable(self.value) else self.value
-
-    def record(self, key: str, number: int, body: dict[str, Any]) -> dict[str, Any]:
-        """The flag on the wire, as `v=4` has it."""
-        value = self.evaluate(body)
-        matched = value is not False and not self.failed
-        code = self.reason or ("condition_match" if matched else "no_condition_match")
-        if self.failed:
-            code = self.reason or "timeout"
-        payload = None if self.payload is None or not matched else json.dumps(self.payload)
-        return {
-            "key": key,
-            "value": value,
-            **({"failed": True} if self.failed else {}),
-            "reason": {
-                "code": code,
-                "condition_index": 0 if matched else None,
-                "description": code.replace("_", " ").capitalize(),
-            },
-            "metadata": {
-                "id": self.id or number,
-                "version": self.version,
-                "config_version": 1 if self.failed or isinstance(value, bool | str) else 2,
-                "description": self.description,
-                "payload": payload,
-                "has_experiment": self.has_experiment,
-                **({"variant_key": value} if isinstance(value, str) else {}),
-            },
-        }
-
-
-@dataclass(frozen=True)
-class Variant(Flag):
-    """A flag of an experiment: its value is the key of a variant."""
-
-    has_experiment: bool = True
-
-
-def in_version(version: str | None, records: dict[str, dict[str, Any]]) -> dict[str, object]:
-    """The records as the client's version of the protocol has them."""
-    if version == "4":
-        return {"flags": records}
-    if version in {"2", "3"}:
-        return {"flags": {key: without_typed_value(record) for key, record in records.items()}}
-    sound = {key: record for key, record in records.items() if "failed" not in record}
-    payloads = {key: record["metadata"]["payload"] for key, record in sound.items()}
-    return {
-        "featureFlags": {key: record["value"] for key, record in sound.items()},
-        "featureFlagPayloads": {key: text for key, text in payloads.items() if text is not None},
-    }
-
-
-def without_typed_value(record: dict[str, Any]) -> dict[str, object]:
-    """The record as `v=2` has it: on or off, and perhaps a variant."""
-    value = record["value"]
-    variant = value if isinstance(value, str) else None
-    return {
-        "enabled": bool(value),
-        "variant": variant,
-        "metadata": without(record["metadata"], "config_version", "variant_key"),
-        **without(record, "value", "metadata"),
-    }
-
-
-def without(mapping: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in mapping.items() if name not in names}
+__all__ = ["Endpoint", "Flag", "PostHogServer", "Request", "Variant"]
 
 
 @dataclass
