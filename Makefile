@@ -29,9 +29,7 @@ install: .venv/ready ## set up .venv; the other targets do it themselves
 
 run: .venv/ready ## start the example project, on PORT=8000
 	@$(MANAGE) demo
-	@echo
-	@echo "Open http://127.0.0.1:$(PORT)/ in a browser, or ask from another terminal:"
-	@echo "  curl -i http://127.0.0.1:$(PORT)/api/features/"
+	@echo "Or ask from another terminal: curl -i http://127.0.0.1:$(PORT)/api/features/"
 	@echo
 	@$(MANAGE) runserver 127.0.0.1:$(PORT)
 

@@ -99,6 +99,7 @@ class Breaker:
         self._ledger = ledger
         self._failure_threshold = failure_threshold
         self._cooldown = cooldown_seconds
+        self._trip_threshold = trip_threshold_seconds
         # A probe may take as long as the trip threshold; the next must not start before it ended.
         self._probe_seconds = max(cooldown_seconds, trip_threshold_seconds)
         self._clock = clock
@@ -183,9 +184,9 @@ class Breaker:
         elif failures >= self._failure_threshold:
             self._open(permit, f"{failures} failures: {reason}")
 
-    def was_slow(self, permit: Permit, seconds: float) -> None:
+    def was_slow(self, permit: Permit) -> None:
         """Open the circuit for a call that took as long as the trip threshold."""
-        self._open(permit, f"slow: {seconds:.1f} s")
+        self._open(permit, f"slow: no answer within {self._trip_threshold:g} s")
 
     def _open(self, permit: Permit, cause: str) -> None:
         with self._lock:

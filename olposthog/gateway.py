@@ -147,6 +147,9 @@ class Gateway:
         )
         values: Mapping[str, Any] = found["featureFlags"] or {}
         payloads = found["featureFlagPayloads"] or {}
+        undecided = len(definitions.runtimes) - len(values)
+        if undecided:
+            log.debug("%d flags cannot be decided by their definitions alone.", undecided)
         decisions = {}
         for key, value in values.items():
             if not definitions.suits(key, runtime):

@@ -87,7 +87,7 @@ class Remote:
     def _report_timeout(self, permit: Permit, seconds: float) -> None:
         # A shared cache that hung before may have left PostHog less than the trip threshold.
         if seconds >= self._slow_seconds:
-            self._breaker.was_slow(permit, seconds)
+            self._breaker.was_slow(permit)
         else:
             self._breaker.failed(permit, f"no answer within {seconds:.1f} s")
 

@@ -23,12 +23,15 @@ def withheld(key: str, runtime: Runtime, definitions: Definitions | None) -> boo
     return definitions is not None and not definitions.suits(key, runtime)
 
 
+def is_internal(key: str) -> bool:
+    """Return whether a flag is one that PostHog made for its surveys or product tours."""
+    return key.startswith(INTERNAL_PREFIXES)
+
+
 def is_visible(key: str) -> bool:
     """Return whether `POSTHOG_API_FLAGS` lets browsers see `key`; PostHog's own never are."""
     patterns = conf.current().browser_flags
-    return not key.startswith(INTERNAL_PREFIXES) and any(
-        fnmatchcase(key, pattern) for pattern in patterns
-    )
+    return not is_internal(key) and any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def visible_flags(snapshot: FlagSnapshot) -> dict[str, bool | str]:

@@ -8,7 +8,7 @@ from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema
 
 from olposthog import conf
-from olposthog.visibility import INTERNAL_PREFIXES
+from olposthog.visibility import is_internal
 
 _FLAG = {"oneOf": [{"type": "boolean"}, {"type": "string"}]}
 
@@ -18,7 +18,7 @@ def _named_flags() -> list[str]:
     return sorted(
         key
         for key in conf.current().browser_flags
-        if not set(key) & set("*?[") and not key.startswith(INTERNAL_PREFIXES)
+        if not set(key) & set("*?[") and not is_internal(key)
     )
 
 

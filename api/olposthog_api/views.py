@@ -111,7 +111,7 @@ class FeatureViewSet(ViewSet):
             )
         ],
         responses={
-            200: FeaturesSerializer,
+            200: OpenApiResponse(FeaturesSerializer, description="The flags, also in an outage."),
             304: UNCHANGED,
             400: OpenApiResponse(KeysErrorSerializer, description="`keys` cannot be used."),
             **REFUSALS,
@@ -131,7 +131,7 @@ class FeatureViewSet(ViewSet):
         summary="One flag of the person who asks",
         parameters=[OpenApiParameter("key", str, OpenApiParameter.PATH, description="Flag key")],
         responses={
-            200: FeatureSerializer,
+            200: OpenApiResponse(FeatureSerializer, description="The flag, also in an outage."),
             304: UNCHANGED,
             404: OpenApiResponse(ErrorSerializer, description="Unknown, or not for browsers."),
             **REFUSALS,

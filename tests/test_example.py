@@ -1,0 +1,443 @@
+"""The example project, used as a person would: from the command line, and over HTTP."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.posthog_faults import Refuse
+from tests.posthog_server import PostHogServer, Variant
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = ROOT / "example_project"
+MANAGE = str(PROJECT / "manage.py")
+PATIENCE = 30.0  # seconds that a test waits for what should come within one or two
+
+SERVER_ONLY = "stock-forecast"
+BROWSER_ONLY = "web-animations"
+INTERNAL = "survey-targeting-5c1d2e-custom"
+
+
+@dataclass(frozen=True)
+class Shop:
+    """The example with databases of its own and an environment of its own."""
+
+    folder: Path
+    also: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def flags(self) -> Path:
+        """The definitions that it reads: a copy."""
+        return self.folder / "flags.json"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its processes see: nothing of the settings of whoever runs the tests."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("POSTHOG_", "SHOP_", "DJANGO_")) and name != "ENVIRONMENT"
+        }
+        return kept | {
+            "POSTHOG_FLAG_DEFINITIONS_FILE": str(self.flags),
+            "POSTHOG_LOCAL_CACHE_SECONDS": "0.1",
+            "SHOP_VAR_DIR": str(self.folder / "var"),
+            **self.also,
+        }
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [sys.executable, MANAGE, *arguments],
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    @contextmanager
+    def open(self) -> Iterator[str]:
+        """Serve it; yields its address."""
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        command = [sys.executable, MANAGE, "runserver", "--noreload"]
+        log = self.folder / "server.log"
+        with (
+            log.open("w") as output,
+            subprocess.Popen(
+                [*command, f"127.0.0.1:{port}"],
+                env=self.environment,
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            ) as process,
+        ):
+            try:
+                eventually(lambda: process.poll() is not None or _listens(port))
+                assert process.poll() is None, log.read_text()
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def eventually(fact: Callable[[], object]) -> None:
+    """Return once a fact about another process holds; fail when it never does."""
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not fact():
+        assert time.monotonic() < deadline, "waited in vain"
+        pause.wait(0.1)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A shop that is ready to open."""
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    shop.flags.write_bytes((PROJECT / "flags.json").read_bytes())
+    demo = shop.manage("demo")
+    assert demo.returncode == 0, demo.stderr
+    return shop
+
+
+@pytest.fixture(scope="module")
+def address(shop: Shop) -> Iterator[str]:
+    """The address of the open shop."""
+    with shop.open() as address:
+        yield address
+
+
+class Visitor:
+    """Somebody with a browser of their own: a visitor, until they log in."""
+
+    def __init__(self, address: str, name: str | None = None) -> None:
+        self._address = address
+        self._browser = requests.Session()
+        self._browser.trust_env = False
+        if name:
+            arrived = self.submit("/log-in/", username=name, password="demo")
+            assert arrived.url == f"{address}/", arrived.text
+
+    def get(self, path: str, **headers: str) -> requests.Response:
+        return self._browser.get(self._address + path, headers=headers, timeout=PATIENCE)
+
+    def api(self) -> Any:
+        """What the REST API says."""
+        response = self.get("/api/features/")
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def page(self) -> Page:
+        """What the home page shows."""
+        return Page.read(self.get("/"))
+
+    def log_out(self) -> None:
+        self.submit("/log-out/", form_at="/")
+
+    def submit(self, path: str, form_at: str | None = None, **fields: str) -> requests.Response:
+        """Send a form as a browser does, with the token from its page; follows the redirect."""
+        form = self.get(form_at or path).text
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
+        assert token, form
+        response = self._browser.post(
+            self._address + path,
+            data={**fields, "csrfmiddlewaretoken": token[1]},
+            timeout=PATIENCE,
+        )
+        assert response.status_code == 200, response.text
+        return response
+
+
+@dataclass(frozen=True)
+class Page:
+    text: str
+    flags: Mapping[str, str]
+    distinct_id: str
+    source: str
+
+    @classmethod
+    def read(cls, response: requests.Response) -> Page:
+        assert response.status_code == 200, response.text
+        text = html.unescape(response.text)
+        rows = re.findall(r'data-flag="([^"]+)" data-value="([^"]+)"', text)
+        distinct_id = re.search(r'id="distinct-id">([^<]+)<', text)
+        source = re.search(r'id="source">([^<]+)<', text)
+        assert distinct_id
+        assert source
+        return cls(text, dict(rows), distinct_id[1], source[1])
+
+    @property
+    def is_about_outage(self) -> bool:
+        return re.search(r'id="outage" role="status" hidden', self.text) is None
+
+
+def as_shown(value: bool | str) -> str:
+    return value if isinstance(value, str) else "on" if value else "off"
+
+
+def test_checks_give_no_message(shop):
+    """The settings are an example: no check finds anything, not even a hint."""
+    check = shop.manage("check", "--fail-level", "DEBUG")
+
+    assert check.returncode == 0, check.stderr
+    assert "no issues (0 silenced)" in check.stdout
+
+
+def test_migrations_are_complete(shop):
+    """The models and their migrations say the same."""
+    assert shop.manage("makemigrations", "--check").returncode == 0
+
+
+def test_demo_tells_who_can_log_in_and_runs_twice(shop):
+    """`demo` prepares what is missing; with nothing missing it changes nothing."""
+    again = shop.manage("demo")
+
+    assert (again.returncode, again.stderr) == (0, "")
+    for told in ("ada", "grace", "password demo", "/api/features/", "/api/docs/"):
+        assert told in again.stdout
+
+
+def test_flags_have_a_database_of_their_own(shop):
+    """Beside the cache's table the database `flags` has none, and no other database has that."""
+
+    def tables(database: str) -> set[str]:
+        with closing(sqlite3.connect(shop.folder / "var" / database)) as connection:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name for (name,) in found}
+
+    assert tables("flags.sqlite3") == {"flags_cache"}
+    assert "storefront_customer" in tables("shop.sqlite3")
+    assert "flags_cache" not in tables("shop.sqlite3")
+
+
+@pytest.mark.parametrize("name", [None, "ada", "grace"])
+def test_page_and_api_agree(address, name):
+    """Whoever asks, the page and the API know the same person and the same flags."""
+    visitor = Visitor(address, name)
+
+    page, api = visitor.page(), visitor.api()
+
+    assert page.distinct_id == api["distinct_id"]
+    assert page.source == api["source"] == "local"
+    assert page.flags.keys() ^ api["features"].keys() == {SERVER_ONLY, BROWSER_ONLY}
+    for key in page.flags.keys() & api["features"].keys():
+        assert page.flags[key] == as_shown(api["features"][key])
+
+
+def test_customers_get_different_flags(address):
+    """Ada has the plan pro and Grace has not: pages, values and payloads differ."""
+    ada, grace = Visitor(address, "ada"), Visitor(address, "grace")
+
+    ada_api, grace_api = ada.api(), grace.api()
+
+    assert ada_api["features"]["checkout"] == "express"
+    assert grace_api["features"]["checkout"] == "one-page"
+    assert ada_api["features"]["gift-wrapping"] is True
+    assert grace_api["features"]["gift-wrapping"] is False
+    assert ada_api["features"]["web-upgrade-offer"] is False
+    assert grace_api["features"]["web-upgrade-offer"] is True
+    assert ada_api["payloads"]["checkout"]["button"] in ada.page().text
+    assert grace_api["payloads"]["checkout"]["button"] in grace.page().text
+    assert "Wrap it as a gift" in ada.page().text
+    assert "Wrap it as a gift" not in grace.page().text
+
+
+def test_flag_that_is_off_is_off_for_all(address):
+    """An inactive flag is known, and off."""
+    for name in (None, "ada", "grace"):
+        assert Visitor(address, name).api()["features"]["web-dark-mode"] is False
+
+
+def test_rollout_reaches_some(address):
+    """Half of the visitors are in the sale: among thirty, some are and some are not."""
+    sales = {Visitor(address).api()["features"]["web-summer-sale"] for _ in range(30)}
+
+    assert sales == {True, False}
+
+
+def test_visitor_keeps_flags(address):
+    """A visitor is the same person on the next request, and nobody else's."""
+    visitor, another = Visitor(address), Visitor(address)
+
+    first_page, first = visitor.page(), visitor.api()
+
+    assert visitor.api() == first
+    assert visitor.page().flags == first_page.flags
+    assert visitor.page().distinct_id == first["distinct_id"]
+    assert another.api()["distinct_id"] != first["distinct_id"]
+
+
+def test_log_out_makes_a_visitor(address):
+    """After logging out there is nothing left of Ada."""
+    ada = Visitor(address, "ada")
+    assert ada.api()["distinct_id"] == "1"
+
+    ada.log_out()
+
+    assert ada.api()["distinct_id"] != "1"
+    assert ada.api()["features"]["gift-wrapping"] is False
+
+
+def test_wrong_password_is_told(address):
+    """The log-in page says what is wrong, and nobody is logged in."""
+    visitor = Visitor(address)
+
+    refused = visitor.submit("/log-in/", username="ada", password="wrong")
+
+    assert "Please enter a correct username and password" in refused.text
+    assert visitor.api()["distinct_id"] != "1"
+
+
+@pytest.mark.parametrize("name", [None, "ada", "grace"])
+@pytest.mark.parametrize("key", [SERVER_ONLY, INTERNAL])
+def test_browser_never_hears_of(address, name, key):
+    """A flag for servers, and one of PostHog's own, are unknown to the API."""
+    visitor = Visitor(address, name)
+
+    assert key not in visitor.get("/api/features/").text
+    assert visitor.get(f"/api/features/?keys={key}").json()["features"] == {}
+    assert visitor.get(f"/api/features/{key}/").status_code == 404
+    assert INTERNAL not in visitor.page().text
+
+
+def test_polling_costs_a_304(address):
+    """The page's script asks again with the ETag, and gets no body while nothing changes."""
+    visitor = Visitor(address)
+    etag = visitor.get("/api/features/").headers["ETag"]
+
+    again = visitor.get("/api/features/", **{"If-None-Match": etag})
+
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("path", ["/", "/log-in/", "/api/docs/"])
+def test_pages_need_no_other_site(address, path):
+    """Every style, script and image comes from the shop itself, and is there."""
+    visitor = Visitor(address)
+    text = visitor.get(path).text
+    assets = re.findall(r'<(?:link|script|img)\b[^>]*?(?:href|src)="([^"]*)"', text)
+
+    assert assets
+    for asset in assets:
+        assert asset.startswith("/static/")
+        assert visitor.get(asset).status_code == 200
+
+
+def test_schema_is_served_to_everybody(address):
+    """What Swagger UI shows is the contract at the root of the repository."""
+    served = Visitor(address).get("/api/schema/")
+
+    assert served.status_code == 200
+    assert served.text.strip() == (ROOT / "openapi.yaml").read_text().strip()
+
+
+def test_openapi_file_is_up_to_date(shop):
+    """`openapi.yaml` is what the command writes, without a warning."""
+    fresh = shop.folder / "openapi.yaml"
+
+    written = shop.manage("spectacular", "--validate", "--fail-on-warn", "--file", str(fresh))
+
+    assert (written.returncode, written.stderr) == (0, "")
+    assert fresh.read_text() == (ROOT / "openapi.yaml").read_text()
+
+
+def test_edited_definitions_show_up(shop, address):
+    """Whoever edits `flags.json` sees the change without a restart, in the API and on the page."""
+    ada = Visitor(address, "ada")
+    assert ada.api()["features"]["web-dark-mode"] is False
+    original = shop.flags.read_text()
+    definitions = json.loads(original)
+    for flag in definitions["flags"]:
+        flag["active"] = flag["active"] or flag["key"] == "web-dark-mode"
+    try:
+        shop.flags.write_text(json.dumps(definitions))
+
+        eventually(lambda: ada.api()["features"]["web-dark-mode"] is True)
+        eventually(lambda: ada.page().flags["web-dark-mode"] == "on")
+    finally:
+        shop.flags.write_text(original)
+    eventually(lambda: ada.api()["features"]["web-dark-mode"] is False)
+
+
+def test_environment_alone_switches_to_posthog(shop, posthog: PostHogServer):
+    """With a key and a host the shop asks PostHog; in an outage it has its defaults and says so."""
+    posthog.flags = {
+        "checkout": Variant("express", payload={"button": "Straight from PostHog"}),
+        "gift-wrapping": True,
+        INTERNAL: True,
+    }
+    connected = Shop(
+        shop.folder,
+        {"POSTHOG_PROJECT_API_KEY": posthog.token, "POSTHOG_API_HOST": posthog.url},
+    )
+    assert connected.manage("check", "--fail-level", "DEBUG").returncode == 0
+
+    with connected.open() as address:
+        grace = Visitor(address, "grace")
+        page, api = grace.page(), grace.api()
+        posthog.fault = Refuse()
+        visitor = Visitor(address)
+        outage_page, outage_api = visitor.page(), visitor.api()
+
+    assert page.source == api["source"] == "posthog"
+    assert "Straight from PostHog" in page.text
+    assert not page.is_about_outage
+    assert api["features"] == {"checkout": "express", "gift-wrapping": True, "new-navigation": True}
+    assert INTERNAL not in page.text
+    assert posthog.flag_calls[0]["person_properties"] == {
+        "environment": "demo",
+        "plan": "free",
+        "user_id": api["distinct_id"],
+    }
+    assert outage_page.source == outage_api["source"] == "fallback"
+    assert outage_page.is_about_outage
+    assert outage_api["features"] == {"checkout": "classic", "new-navigation": True}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"POSTHOG_API_HOST": "https://eu.i.posthog.com"}, "olposthog.E002"),
+        ({"POSTHOG_PROJECT_API_KEY": "phc_demo"}, "olposthog.E004"),
+        ({"POSTHOG_ENABLED": "perhaps"}, "POSTHOG_ENABLED is 'perhaps'"),
+        ({"POSTHOG_LOCAL_CACHE_SECONDS": "five"}, "POSTHOG_LOCAL_CACHE_SECONDS is 'five'"),
+    ],
+)
+def test_mistake_in_the_environment_is_told(shop, given, told):
+    """Half a configuration, or a value that is none, is named before anybody is served."""
+    check = Shop(shop.folder, given).manage("check")
+
+    assert check.returncode != 0
+    assert told in check.stderr
+
+
+def test_switched_off_shop_has_its_defaults(shop):
+    """POSTHOG_ENABLED=off leaves the fallback values, without an outage."""
+    with Shop(shop.folder, {"POSTHOG_ENABLED": "off"}).open() as address:
+        visitor = Visitor(address)
+
+        assert visitor.api()["source"] == "disabled"
+        assert visitor.api()["features"] == {"checkout": "classic", "new-navigation": True}
+        assert not visitor.page().is_about_outage
