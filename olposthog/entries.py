@@ -13,10 +13,13 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cache import SharedCache
 from .snapshot import Evaluation
+
+if TYPE_CHECKING:
+    from django.core.cache.backends.base import BaseCache
 
 GENERATION_BUCKETS = 64
 """Clearing one person also clears the others of the same bucket, which spares a row for each."""
@@ -73,10 +76,12 @@ class Entries:
 
     def keep(self, question: str, evaluation: Evaluation, generation: tuple[str, str]) -> None:
         """Store an evaluation that was asked for in `generation`, without waiting for it."""
-        key = self._key(question)
-        text = json.dumps({"generation": generation, "evaluation": evaluation.to_json()})
-        lifetime = self._shared.timeout_seconds
-        self._shared.later(lambda cache: cache.set(key, text, lifetime))
+
+        def write(cache: BaseCache) -> None:
+            entry = {"generation": generation, "evaluation": evaluation.to_json()}
+            cache.set(self._key(question), json.dumps(entry), self._shared.timeout_seconds)
+
+        self._shared.later(write)
 
     def clear(self, distinct_id: str | None, seconds: float) -> bool:
         """Make a person's entries, or all, misses; return whether that was done in time."""

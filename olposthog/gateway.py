@@ -48,7 +48,8 @@ class Gateway:
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
-        self._session = _session(connections)
+        self._host = posthog.request.determine_server_host(settings.api_host)
+        self._session = _session(self._host, connections)
         self._local_lock = threading.Lock()
         self._given = _Given()
         self._local: posthog.Posthog | None = None
@@ -91,7 +92,7 @@ class Gateway:
         try:
             response = posthog.request.post(
                 self._settings.project_api_key,
-                posthog.request.determine_server_host(self._settings.api_host),
+                self._host,
                 FLAGS_PATH,
                 timeout=min(self._settings.timeout_seconds, remaining),
                 session=self._session,
@@ -200,8 +201,12 @@ class _Given:
         """Close nothing."""
 
 
-def _session(connections: int) -> requests.Session:
+def _session(host: str, connections: int) -> requests.Session:
     session = requests.Session()
+    # Proxies and certificates of the environment, looked up once and not for each request.
+    surroundings = session.merge_environment_settings(host, {}, None, None, None)
+    session.proxies, session.verify = surroundings["proxies"], surroundings["verify"]
+    session.trust_env = False
     # A followed redirect turns the POST into a GET, which PostHog answers with "no flags".
     session.max_redirects = 0
     session.stream = True

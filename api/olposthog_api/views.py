@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.http import HttpResponse
-from django.utils.cache import get_conditional_response, patch_cache_control
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
+from django.utils.cache import get_conditional_response
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import AllowAny
@@ -70,29 +70,13 @@ class FeaturesThrottle(ScopedRateThrottle):
         return rates.get(FeatureViewSet.throttle_scope)
 
 
-class RenderedJSONRenderer(JSONRenderer):
-    """Plain JSON, whatever renderers the host project has; bytes are JSON already."""
-
-    def render(
-        self,
-        data: Any,
-        accepted_media_type: str | None = None,
-        renderer_context: Mapping[str, Any] | None = None,
-    ) -> bytes:
-        """Return `data` as JSON."""
-        if isinstance(data, bytes):
-            return data
-        rendered: bytes = super().render(data, accepted_media_type, renderer_context)
-        return rendered
-
-
 class FeatureViewSet(ViewSet):
     """The flags of whoever asks, as far as browsers may see them.
 
     Reading needs no log-in. Authentication is the host project's; subclass to change that.
     """
 
-    renderer_classes = [RenderedJSONRenderer]
+    renderer_classes = [JSONRenderer]  # plain: a host's camel-casing one would rename flags
     permission_classes = [AllowAny]
     throttle_classes = [FeaturesThrottle]
     throttle_scope = "features"
@@ -123,7 +107,7 @@ class FeatureViewSet(ViewSet):
         An outage of PostHog is no error: the site's defaults answer, with the source `fallback`.
         """
         keys = parse_keys(request.query_params.get("keys"))
-        return self._conditional(request, _features(_client_snapshot(request), keys))
+        return _conditional(request, _features(_client_snapshot(request), keys))
 
     @extend_schema(
         operation_id="features_retrieve",
@@ -150,25 +134,37 @@ class FeatureViewSet(ViewSet):
             "payload": snapshot.payloads.get(key),
             "source": snapshot.source,
         }
-        return self._conditional(request, Rendered.of(answer))
-
-    def _conditional(self, request: Request, rendered: Rendered) -> HttpResponse:
-        response = Response(rendered.body)
-        response["ETag"] = rendered.etag
-        return get_conditional_response(request, etag=rendered.etag, response=response) or response
+        return _conditional(request, Rendered.of(answer))
 
     def finalize_response(
         self, request: Request, response: Response, *args: Any, **kwargs: Any
     ) -> Response:
         """Add the headers that say whom the answer is for, and remember a new visitor."""
         final = super().finalize_response(request, response, *args, **kwargs)
-        patch_cache_control(final, private=True, no_cache=True)
-        remember_identity(request, final)
+        final["Cache-Control"] = "private, no-cache"
+        remember_identity(_plain(request), final)
         return final
 
 
+def _plain(request: Request) -> HttpRequest:
+    """Return Django's request, which bears the user that DRF's authentication found."""
+    plain: HttpRequest = request._request  # noqa: SLF001  # DRF documents it
+    return plain
+
+
 def _client_snapshot(request: Request) -> FlagSnapshot:
-    return for_request(request, runtime=Runtime.CLIENT)
+    return for_request(_plain(request), runtime=Runtime.CLIENT)
+
+
+def _conditional(request: Request, rendered: Rendered) -> HttpResponse:
+    headers = {"ETag": rendered.etag}
+    known = request.META.get("HTTP_IF_NONE_MATCH")
+    if known == rendered.etag:
+        return HttpResponseNotModified(headers=headers)
+    response = HttpResponse(rendered.body, content_type="application/json", headers=headers)
+    if known is None:
+        return response
+    return get_conditional_response(_plain(request), rendered.etag, response=response) or response
 
 
 def _features(snapshot: FlagSnapshot, keys: frozenset[str] | None) -> Rendered:
