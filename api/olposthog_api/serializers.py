@@ -14,7 +14,8 @@ MAX_KEYS = 100
 MAX_KEY_LENGTH = 400
 """PostHog's own limit for the length of a flag's key."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+KEY_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*$"
+"""No control characters."""
 
 
 class FlagsField(serializers.DictField):
@@ -89,7 +90,7 @@ def parse_keys(text: str | None) -> frozenset[str] | None:
         problem = f"At most {MAX_KEYS} keys; these are {len(keys)}."
     elif any(len(key) > MAX_KEY_LENGTH for key in keys):
         problem = f"A key has at most {MAX_KEY_LENGTH} characters."
-    elif any(_CONTROL.search(key) for key in keys):
+    elif not all(re.fullmatch(KEY_PATTERN, key) for key in keys):
         problem = "A key has no control characters."
     if problem:
         raise serializers.ValidationError({"keys": [problem]})

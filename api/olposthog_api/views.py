@@ -27,6 +27,9 @@ from olposthog.snapshot import FlagSnapshot, Runtime
 from olposthog.visibility import is_visible, visible_flags
 
 from .serializers import (
+    KEY_PATTERN,
+    MAX_KEY_LENGTH,
+    MAX_KEYS,
     ErrorSerializer,
     FeatureSerializer,
     FeaturesSerializer,
@@ -90,8 +93,17 @@ class FeatureViewSet(ViewSet):
         parameters=[
             OpenApiParameter(
                 "keys",
-                str,
-                description="Narrow the answer to these flags, separated by commas; at most 100.",
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "string",
+                        "maxLength": MAX_KEY_LENGTH,
+                        "pattern": KEY_PATTERN,
+                    },
+                    "maxItems": MAX_KEYS,
+                },
+                explode=False,
+                description=f"Narrow the answer to these flags, at most {MAX_KEYS} of them.",
             )
         ],
         responses={
