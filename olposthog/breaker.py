@@ -43,8 +43,8 @@ class Ledger(Protocol):
     def claim(self, name: str, lifetime_seconds: float) -> bool | None:
         """Return whether this is the fleet's first claim of `name`; None when nobody can say."""
 
-    def restore(self, state: str) -> None:
-        """Write the state, without making the caller wait, if there is none."""
+    def restore(self, state: str, *, over: str | None) -> None:
+        """Write the state, without making the caller wait, unless there is another than `over`."""
 
     def announce(self, state: str, name: str, news: Callable[[], None]) -> None:
         """Write the state, without making the caller wait; call `news` if first to claim `name`."""
@@ -59,19 +59,31 @@ class Record:
     is named after it, so that processes which open the circuit at the same time agree."""
     opened_at: float | None = None
     """Seconds since the epoch, by the clock of the machine that opened it; None when closed."""
+    presumed: bool = False
+    """Closed as far as a process knows that has just started: no reason to close a circuit."""
 
     def to_text(self) -> str:
         """Return the record as the shared cache keeps it."""
-        return json.dumps({"token": self.token, "opened_at": self.opened_at})
+        return json.dumps(
+            {"token": self.token, "opened_at": self.opened_at, "presumed": self.presumed}
+        )
 
     @classmethod
     def from_text(cls, text: object) -> Record | None:
         """Read a record; anything else, as another version might write, is None."""
         try:
             stored = json.loads(text)  # type: ignore[arg-type]  # whatever the cache holds
-            opened_at = stored["opened_at"]
-            return cls(str(stored["token"]), None if opened_at is None else float(opened_at))
-        except (KeyError, TypeError, ValueError):
+            token, opened_at = stored["token"], stored["opened_at"]
+            if not isinstance(token, str) or not (
+                opened_at is None or math.isfinite(float(opened_at))
+            ):
+                return None
+            return cls(
+                token,
+                None if opened_at is None else float(opened_at),
+                bool(stored["presumed"]),
+            )
+        except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
             return None
 
 
@@ -80,6 +92,9 @@ class Permit:
     """Leave to call PostHog once. Report the outcome to the breaker that gave it."""
 
     token: str
+    """The record that the call was permitted under."""
+    openings: int
+    """How many openings the process had seen by then."""
     probe: bool = False
 
 
@@ -105,8 +120,10 @@ class Breaker:
         self._clock = clock
         self._wall = wall
         self._lock = threading.Lock()
-        self._record = Record(_new_token())
+        self._record = Record(_new_token(), presumed=True)
+        self._replaced: str | None = None  # the record that this process replaced by its own
         self._failures = 0
+        self._openings = 0
         self._confirmed_at: float | None = None  # when the record was last seen to be in force
         self._opened_between = (-math.inf, math.inf)
         self._last_attempt = 0
@@ -122,19 +139,26 @@ class Breaker:
     def mirror(self, text: object) -> None:
         """Take over the shared state as just read; None when it was missing there.
 
-        A missing state was lost, not closed: each process restores what it knows.
+        A state that is missing, or that this process replaced, is no news but a write that was
+        lost or has not arrived: the process writes what it knows again.
         """
         shared = Record.from_text(text)
         with self._lock:
-            now = self._clock()
-            if shared is not None and shared.token != self._record.token:
+            known, now = self._record, self._clock()
+            if shared is not None and self._is_news(shared):
                 since = -math.inf if self._confirmed_at is None else self._confirmed_at
                 self._adopt(shared, since, now)
-            if shared is not None:
+                known = shared
+            if shared is not None and shared.token == known.token:
                 self._confirmed_at = now
-            known = self._record
-        if shared is None:
-            self._ledger.restore(known.to_text())
+                return
+        self._ledger.restore(known.to_text(), over=None if shared is None else str(text))
+
+    def _is_news(self, shared: Record) -> bool:
+        is_open = self._record.opened_at is not None
+        return shared.token not in (self._record.token, self._replaced) and not (
+            shared.presumed and is_open
+        )
 
     def permit(self) -> Permit | None:
         """Return leave to call PostHog, or None: fall back now.
@@ -143,22 +167,22 @@ class Breaker:
         """
         with self._lock:
             if self._record.opened_at is None:
-                return Permit(self._record.token)
+                return Permit(self._record.token, self._openings)
             attempt = self._attempt()
             if attempt <= self._last_attempt:
                 return None
             self._last_attempt = attempt
-            token = self._record.token
-        if self._ledger.claim(f"probe:{token}:{attempt}", self._probe_seconds * 10) is False:
+            permit = Permit(self._record.token, self._openings, probe=True)
+        if self._ledger.claim(f"probe:{permit.token}:{attempt}", self._probe_seconds * 10) is False:
             return None
         log.info("PostHog's circuit is half-open: one call probes it.")
-        return Permit(token, probe=True)
+        return permit
 
     def allows(self, permit: Permit) -> bool:
         """Return whether the call of `permit` still matters; ask before a retry."""
         if permit.probe:
             return self._record.token == permit.token
-        return self._record.opened_at is None
+        return self._record.opened_at is None and self._openings == permit.openings
 
     def succeeded(self, permit: Permit) -> None:
         """Count a call that brought flags in time; a probe's success closes the circuit."""
@@ -168,8 +192,7 @@ class Breaker:
             self._failures = 0
             if not permit.probe:
                 return
-            closed = Record(_new_token())
-            self._adopt(closed, self._clock(), self._clock())
+            closed = self._replace(Record(_new_token()))
         self._announce(closed, "PostHog's circuit is closed: it answers again.")
 
     def failed(self, permit: Permit, reason: str) -> None:
@@ -193,8 +216,7 @@ class Breaker:
             if not self.allows(permit):
                 return  # somebody was faster
             token = _new_token() if permit.probe else f"{self._record.token}-open"
-            opened = Record(token, self._wall())
-            self._adopt(opened, self._clock(), self._clock())
+            opened = self._replace(Record(token, self._wall()))
         self._announce(
             opened,
             f"PostHog's circuit is open ({cause}): no calls for {self._cooldown:g} s, "
@@ -206,8 +228,16 @@ class Breaker:
             record.to_text(), f"news:{record.token}", lambda: log.warning("%s", news)
         )
 
+    def _replace(self, record: Record) -> Record:
+        replaced = self._record.token
+        self._adopt(record, self._clock(), self._clock())
+        self._replaced = replaced
+        return record
+
     def _adopt(self, record: Record, not_before: float, not_after: float) -> None:
         self._record = record
+        self._replaced = None
+        self._openings += record.opened_at is not None
         self._opened_between = (not_before, not_after)
         self._failures = 0
         self._last_attempt = 0
@@ -250,9 +280,16 @@ class CacheLedger:
         """Claim a control key."""
         return self._shared.claim(f"{self._prefix}{name}", lifetime_seconds)
 
-    def restore(self, state: str) -> None:
-        """Add the state's key in the background."""
-        self._shared.later(lambda cache: cache.add(self.state_key, state, None))
+    def restore(self, state: str, *, over: str | None) -> None:
+        """Write in the background, after the announcements before it."""
+
+        def write(cache: BaseCache) -> None:
+            if over is None:
+                cache.add(self.state_key, state, None)
+            elif cache.get(self.state_key) == over:
+                cache.set(self.state_key, state, None)
+
+        self._shared.later(write)
 
     def announce(self, state: str, name: str, news: Callable[[], None]) -> None:
         """Write in the background; a cache that cannot be written makes it news all the same."""

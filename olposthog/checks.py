@@ -12,7 +12,7 @@ from django.core.checks import Warning as CheckWarning
 
 from . import conf
 from .definitions import DefinitionsError, read
-from .identity import user_ids_are_uuids
+from .identity import user_ids_may_be_uuids
 
 ERRORS = {
     "POSTHOG_ENABLED": "olposthog.E001",
@@ -96,10 +96,10 @@ def _identity(settings: conf.Settings) -> Iterator[CheckMessage]:
             hint='Set ENVIRONMENT, for example to "production".',
             id=NO_ENVIRONMENT,
         )
-    if settings.trust_browser_id and user_ids_are_uuids():
+    if settings.trust_browser_id and user_ids_may_be_uuids():
         yield Error(
-            "POSTHOG_API_TRUST_BROWSER_ID is True and users have UUIDs as primary keys: a visitor "
-            "could claim a user's id as that of a browser and get the user's flags.",
+            "POSTHOG_API_TRUST_BROWSER_ID is True and users' primary keys are no numbers: where "
+            "they are UUIDs, a visitor could claim a user's id and get the user's flags.",
             hint="Set POSTHOG_API_TRUST_BROWSER_ID = False.",
             id=FORGEABLE_USER_ID,
         )

@@ -55,8 +55,12 @@ def _text(value: Any) -> str:
 
 def _url(value: Any) -> str:
     text = _text(value).rstrip("/")
-    parts = urlsplit(text)
-    if text and (parts.scheme not in {"http", "https"} or not parts.hostname):
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if text and not usable:
         raise _Refused("an http(s) address", 'Set for example "https://us.i.posthog.com".')
     return text
 
@@ -87,10 +91,10 @@ def _whole_number(minimum: int) -> Callable[[Any], int]:
 
 
 def _alias(value: Any) -> str:
-    if value not in django_settings.CACHES:
+    if not isinstance(value, str) or value not in django_settings.CACHES:
         known = ", ".join(sorted(django_settings.CACHES))
         raise _Refused("an alias of CACHES", f"Add it to CACHES, or name one of: {known}.")
-    return str(value)
+    return value
 
 
 def _path(value: Any) -> str:
@@ -125,7 +129,7 @@ def _dotted_path(value: Any) -> Callable[..., Any]:
     expected = "the dotted path of a callable (request) -> Identity"
     try:
         found = import_string(value)
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise _Refused(expected, f"It cannot be imported: {error}.") from error
     if not callable(found):
         raise _Refused(expected, "What it names cannot be called.")

@@ -43,7 +43,7 @@ def parse(text: str | bytes, origin: str) -> Definitions:
     """Read definitions from JSON; raises `DefinitionsError` that names `origin` and the fault."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise DefinitionsError(f"{origin} is not JSON: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("flags"), list):
         raise DefinitionsError(f'{origin} must be a JSON object with a list under "flags".')
@@ -68,20 +68,21 @@ def _fault(flag: Any) -> str:
     filters = flag.get("filters")
     if not isinstance(filters, dict):
         return f'{flag["key"]} has no JSON object "filters".'
-    groups = filters.get("groups", [])
-    variants = _object(filters.get("multivariate")).get("variants", [])
+    multivariate = filters.get("multivariate") or {}
+    if not isinstance(multivariate, dict) or not isinstance(filters.get("payloads") or {}, dict):
+        return f'"multivariate" and "payloads" of {flag["key"]} must be JSON objects.'
+    groups = filters.get("groups") or []
+    variants = multivariate.get("variants") or []
     if not _are_objects(groups) or not _are_objects(variants):
         return f'"groups" and "variants" of {flag["key"]} must be lists of JSON objects.'
     if not all(_are_objects(group.get("properties") or []) for group in groups):
         return f'"properties" in the groups of {flag["key"]} must be lists of JSON objects.'
+    if not all(isinstance(variant.get("key"), str) for variant in variants):
+        return f'a variant of {flag["key"]} has no "key".'
     shares = [part.get("rollout_percentage") for part in (*groups, *variants)]
     if not all(isinstance(share, int | float | None) for share in shares):
         return f'a "rollout_percentage" of {flag["key"]} is not a number.'
     return ""
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _are_objects(value: Any) -> bool:
@@ -125,10 +126,9 @@ class DefinitionsFile:
         try:
             status = Path(self._path).stat()
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
-            self._loaded = read(self._path)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._loaded = read(self._path)
         except (OSError, DefinitionsError) as error:
             self._complain(error)
         else:

@@ -79,10 +79,11 @@ class Gateway:
                     not error.transient
                     or attempt == self._settings.max_retries
                     or self._clock() + pause >= deadline
-                    or not may_retry()
                 ):
                     raise
-            self._sleep(pause)
+                self._sleep(pause)
+                if not may_retry():
+                    raise
         raise AssertionError  # pragma: no cover  # the last attempt returns or raises
 
     def _post(self, body: dict[str, Any], deadline: float) -> bytes:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core import signing
+from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.utils.cache import patch_vary_headers
@@ -67,6 +68,9 @@ class Identity:
 def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
     if value is not None and not isinstance(value, Mapping):
         raise TypeError(f"{argument} must be a dict, not {type(value).__name__}.")
+    if argument == "group_properties":
+        for group_type, properties in (value or {}).items():
+            _canonical(f"{argument}[{group_type!r}]", properties)
     try:
         return json.dumps(value or {}, cls=DjangoJSONEncoder, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -94,6 +98,11 @@ def identify(request: HttpRequest) -> Identity:
             f"POSTHOG_API_IDENTITY returned {type(identity).__name__}; "
             "it must return an olposthog.identity.Identity."
         )
+    if not isinstance(identity.distinct_id, str) or not identity.distinct_id:
+        raise TypeError(
+            f"POSTHOG_API_IDENTITY returned the distinct_id {identity.distinct_id!r}; "
+            "it must be text, for example str(user.pk)."
+        )
     return identity
 
 
@@ -102,14 +111,20 @@ def default_identity(request: HttpRequest) -> Identity:
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated:
         return Identity(str(user.pk))
-    trusted = conf.current().trust_browser_id and not user_ids_are_uuids()
+    trusted = conf.current().trust_browser_id and not user_ids_may_be_uuids()
     browser_id = _browser_id(request) if trusted else None
     return Identity(browser_id or _anonymous_id(request), anonymous=True)
 
 
-def user_ids_are_uuids() -> bool:
-    """Return whether a browser's id could pass for a user's."""
-    return isinstance(get_user_model()._meta.pk, models.UUIDField)  # noqa: SLF001  # Django documents `_meta`
+def user_ids_may_be_uuids() -> bool:
+    """Return whether a browser's id could pass for a user's: users' primary keys are no numbers."""
+    try:
+        key: Any = get_user_model()._meta.pk  # noqa: SLF001  # Django documents `_meta`
+    except ImproperlyConfigured:
+        return False  # a project without users
+    while key.remote_field:
+        key = key.target_field
+    return not isinstance(key, models.IntegerField)
 
 
 def _anonymous_id(request: HttpRequest) -> str:
@@ -135,7 +150,7 @@ def _browser_id(request: HttpRequest) -> str | None:
     claimed: Any = request.META.get(f"HTTP_{BROWSER_ID_HEADER.replace('-', '_')}")
     try:
         stored = json.loads(unquote(request.COOKIES.get(f"ph_{token}_posthog", "")))
-    except ValueError:
+    except (RecursionError, ValueError):
         stored = None
     if isinstance(stored, dict) and "distinct_id" in stored:
         claimed = stored["distinct_id"]

@@ -86,7 +86,10 @@ def decoded(payload: Any) -> Any:
 
 def _loads(text: str | bytes) -> Any:
     """Read JSON as the standard has it: NaN and Infinity, which no browser would read, are not."""
-    return json.loads(text, parse_constant=_refuse_constant)
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _refuse_constant(name: str) -> Any:

@@ -55,6 +55,8 @@ class Remote:
         deadline: float,
     ) -> Evaluation | None:
         """Return PostHog's decisions, or None: not permitted, failed, or not in time."""
+        if self._clock() >= deadline:
+            return None  # the process was too busy to ask: no failure of PostHog's
         permit = self._breaker.permit()
         if permit is None:
             return None
@@ -79,7 +81,7 @@ class Remote:
             self._report_timeout(permit, self._clock() - started)
             return None
         except PostHogError as error:
-            self._report_failure(permit, error)
+            self._report_failure(permit, error, self._clock() - started)
             return None
         self._breaker.succeeded(permit)
         return evaluation
@@ -91,11 +93,13 @@ class Remote:
         else:
             self._breaker.failed(permit, f"no answer within {seconds:.1f} s")
 
-    def _report_failure(self, permit: Permit, error: PostHogError) -> None:
+    def _report_failure(self, permit: Permit, error: PostHogError, seconds: float) -> None:
         if self._clock() - self._complained_at >= COMPLAINT_SECONDS:
             self._complained_at = self._clock()
             log.warning("PostHog gave no flags (%s); fallback values answer.", error)
-        if error.counts:
+        if seconds >= self._slow_seconds:
+            self._breaker.was_slow(permit)
+        elif error.counts:
             self._breaker.failed(permit, str(error))
         else:
             self._breaker.succeeded(permit)
