@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import posthog as posthog_sdk
 import pytest
 from django.core.cache import caches
 from pytest_django import Settings
 
-from olposthog import evaluation
+from olposthog import evaluation, gateway
 from tests.posthog_server import PostHogServer
 
 
@@ -17,6 +18,16 @@ def posthog() -> Iterator[PostHogServer]:
     """A PostHog that answers; it is nobody's until `settings` names it, as `enabled` does."""
     with PostHogServer() as server:
         yield server
+        server.heal()
+        deliver_events()
+
+
+def deliver_events() -> None:
+    """End the SDK's client, which would go on delivering events to a server that is gone."""
+    kept, gateway._client = gateway._client, None
+    posthog_sdk.default_client = None
+    if kept:
+        kept[1].shutdown()
 
 
 @pytest.fixture

@@ -1,0 +1,726 @@
+"""The process cache, and the shared cache at arm's length."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.cache import BaseCache, caches
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.management import call_command
+from django.db import connections, transaction
+
+from olposthog.cache import READ_SECONDS, REST_SECONDS, ProcessCache, SharedCache
+from tests.posthog_server import PATIENCE
+
+SOON = 0.05  # a deadline for what does not come
+LOGGER = "olposthog.cache"
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+# The process cache
+
+
+@pytest.fixture
+def recent(clock: Clock):
+    return ProcessCache[str](5, 3, clock)
+
+
+def test_a_value_lives_for_its_seconds(recent, clock):
+    """A value is found until its time is over, and from then on it is not."""
+    recent.put("ada", "answer", recent.generation)
+
+    clock.now += 4.999
+    assert recent.get("ada") == "answer"
+    clock.now += 0.001
+    assert recent.get("ada") is None
+
+
+def test_an_unknown_key_has_no_value(recent):
+    """What was never put is not found."""
+    assert recent.get("ada") is None
+
+
+def test_reading_does_not_prolong_a_life(recent, clock):
+    """A value that is read all the time expires all the same."""
+    recent.put("ada", "answer", recent.generation)
+
+    for _ in range(5):
+        recent.get("ada")
+        clock.now += 1
+
+    assert recent.get("ada") is None
+
+
+def test_putting_again_replaces_and_prolongs(recent, clock):
+    """A newer value takes the older one's place and lives its own seconds."""
+    recent.put("ada", "older", recent.generation)
+    clock.now += 3
+    recent.put("ada", "newer", recent.generation)
+    clock.now += 3
+
+    assert recent.get("ada") == "newer"
+    assert len(recent) == 1
+
+
+def test_zero_seconds_keep_nothing(clock):
+    """With no time to live, nothing is found."""
+    recent = ProcessCache[str](0, 3, clock)
+    recent.put("ada", "answer", recent.generation)
+
+    assert recent.get("ada") is None
+
+
+def test_entries_are_bounded(recent):
+    """The newest values are kept, as many as agreed."""
+    for name in ["ada", "bob", "cleo", "dan", "eve"]:
+        recent.put(name, name.upper(), recent.generation)
+
+    assert len(recent) == 3
+    assert [recent.get(name) for name in ["ada", "bob", "cleo", "dan", "eve"]] == [
+        None,
+        None,
+        "CLEO",
+        "DAN",
+        "EVE",
+    ]
+
+
+def test_a_replaced_value_counts_as_new(recent):
+    """The bound throws out the value that was put first, not the key that was."""
+    for name in ["ada", "bob", "cleo", "ada", "dan"]:
+        recent.put(name, name.upper(), recent.generation)
+
+    assert recent.get("bob") is None
+    assert recent.get("ada") == "ADA"
+
+
+def test_clear_forgets_everything(recent):
+    """After a clearing nothing is found."""
+    recent.put("ada", "answer", recent.generation)
+    recent.clear()
+
+    assert recent.get("ada") is None
+    assert len(recent) == 0
+
+
+def test_a_late_value_is_refused(recent):
+    """What was asked for before a clearing is not kept after it."""
+    asked_under = recent.generation
+    recent.clear()
+
+    recent.put("ada", "late", asked_under)
+    assert recent.get("ada") is None
+    recent.put("ada", "in time", recent.generation)
+    assert recent.get("ada") == "in time"
+
+
+# Caches that misbehave as told
+
+
+class Unruly(LocMemCache):
+    """A cache that keeps a record of what it is asked, and fails or hangs when told to."""
+
+    calls: list[tuple[str, int]] = []
+    error: Exception | None = None
+    gate = threading.Event()
+    arrived = threading.Semaphore(0)
+
+    @classmethod
+    def behave(cls) -> None:
+        cls.calls = []
+        cls.error = None
+        cls.gate = threading.Event()
+        cls.gate.set()
+        cls.arrived = threading.Semaphore(0)
+
+    @classmethod
+    def hang(cls) -> None:
+        cls.gate.clear()
+
+    def _meet(self, name: str) -> None:
+        type(self).calls.append((name, threading.get_ident()))
+        self.arrived.release()
+        assert self.gate.wait(PATIENCE)
+        if self.error:
+            raise self.error
+
+    def get_many(self, keys: Iterable[str], version: int | None = None) -> dict[Any, Any]:
+        self._meet("get_many")
+        return super().get_many(keys, version)
+
+    def add(self, key: str, value: Any, *args: Any, **options: Any) -> bool:
+        self._meet("add")
+        return super().add(key, value, *args, **options)
+
+    def set(self, key: str, value: Any, *args: Any, **options: Any) -> None:
+        self._meet("set")
+        super().set(key, value, *args, **options)
+
+
+@pytest.fixture
+def unruly(settings):
+    """The shared cache is one that misbehaves as told; for now it is well."""
+    settings.CACHES = {
+        **settings.CACHES,
+        "durable": {"BACKEND": "tests.test_cache.Unruly", "LOCATION": "unruly"},
+    }
+    Unruly.behave()
+    caches["durable"].clear()
+    yield Unruly
+    Unruly.behave()
+
+
+class CacheRouter:
+    """Leads the cache's table to a database of its own."""
+
+    def db_for_read(self, model: type, **hints: object) -> str | None:
+        return "cache" if model._meta.app_label == "django_cache" else None  # type: ignore[attr-defined]  # a model has it
+
+    db_for_write = db_for_read
+
+    def allow_migrate(self, db: str, app_label: str, **hints: object) -> bool | None:
+        return db == "cache" if app_label == "django_cache" else None
+
+
+@pytest.fixture
+def cache_database(settings, tmp_path: Path, django_db_blocker) -> Iterator[None]:
+    """The shared cache is a `DatabaseCache` in an SQLite file; its table is not there yet."""
+    databases = connections.settings
+    databases["cache"] = connections.configure_settings(
+        {
+            "default": {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": tmp_path / "cache.sqlite3",
+                "OPTIONS": {"timeout": PATIENCE},
+            }
+        }
+    )["default"]
+    settings.DATABASE_ROUTERS = ["tests.test_cache.CacheRouter"]
+    settings.CACHES = {
+        **settings.CACHES,
+        "durable": {
+            "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+            "LOCATION": "flags",
+            "OPTIONS": {"MAX_ENTRIES": 10_000},
+        },
+    }
+    with django_db_blocker.unblock():
+        yield
+        connections["cache"].close()
+        del connections["cache"]
+    del databases["cache"]
+
+
+@pytest.fixture
+def database_cache(cache_database) -> None:
+    """The shared cache is a `DatabaseCache` in an SQLite file."""
+    call_command("createcachetable", database="cache", verbosity=0)
+
+
+@pytest.fixture(params=["locmem", "database"])
+def any_cache(request) -> None:
+    """The shared cache is in memory, then in a database."""
+    if request.param == "database":
+        request.getfixturevalue("database_cache")
+
+
+@pytest.fixture
+def share(clock: Clock) -> Iterator[Callable[..., SharedCache]]:
+    """Makes shared caches and ends their threads when the test is over."""
+    with ExitStack() as made:
+
+        def make(alias: str | None = "durable", read_seconds: float = PATIENCE) -> SharedCache:
+            shared = SharedCache(alias, read_seconds=read_seconds, clock=clock)
+            made.callback(shared.close)
+            made.callback(shared.settle, PATIENCE)
+            made.callback(Unruly.gate.set)
+            return shared
+
+        yield make
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO, LOGGER)
+
+    def lines() -> list[tuple[str, str]]:
+        return [
+            (record.levelname, record.getMessage())
+            for record in caplog.records
+            if record.name == LOGGER
+        ]
+
+    return lines
+
+
+CONSEQUENCE = "; this process does without it and looks again every 10 s."
+FAILED = ("WARNING", "The shared cache 'durable' fails (ConnectionError)" + CONSEQUENCE)
+HUNG = ("WARNING", "The shared cache 'durable' fails (no answer within 0.05 s)" + CONSEQUENCE)
+RECOVERED = ("INFO", "The shared cache 'durable' answers again.")
+
+
+# The shared cache in health
+
+
+def test_what_was_written_is_read(any_cache, share):
+    """A write is found once it is settled; what was never written is left out."""
+    shared = share()
+
+    assert shared.later(lambda cache: cache.set("ada", "answer"))
+    assert shared.settle(PATIENCE)
+
+    assert shared.get_many(["ada", "bob"], PATIENCE) == {"ada": "answer"}
+
+
+def test_what_one_process_wrote_another_reads(any_cache, share):
+    """Two processes see one cache."""
+    writer, reader = share(), share()
+    writer.later(lambda cache: cache.set("ada", "answer"))
+    writer.settle(PATIENCE)
+
+    assert reader.get_many(["ada"], PATIENCE) == {"ada": "answer"}
+
+
+def test_writes_are_done_in_order(any_cache, share):
+    """A later write never comes before an earlier one."""
+    shared = share()
+    order: list[int] = []
+
+    def write(cache: BaseCache, number: int) -> None:
+        order.append(number)
+        cache.set("number", number)
+
+    for number in range(30):
+        shared.later(partial(write, number=number))
+    assert shared.settle(PATIENCE)
+
+    assert order == list(range(30))
+    assert shared.get_many(["number"], PATIENCE) == {"number": 29}
+
+
+def test_writes_are_not_waited_for(unruly, share):
+    """A write that hangs does not hold up its caller, nor a reader."""
+    shared = share()
+    gate = threading.Event()
+
+    assert shared.later(lambda cache: gate.wait(PATIENCE))
+    assert shared.later(lambda cache: cache.set("ada", "answer"))
+
+    assert not shared.settle(SOON)
+    assert shared.get_many(["ada"], PATIENCE) == {}
+    gate.set()
+    assert shared.settle(PATIENCE)
+    assert shared.get_many(["ada"], PATIENCE) == {"ada": "answer"}
+
+
+def test_too_many_writes_are_dropped(share):
+    """Writes do not pile up without end behind one that hangs."""
+    shared = share()
+    begun, gate = threading.Event(), threading.Event()
+
+    def hang(cache: object) -> None:
+        begun.set()
+        gate.wait(PATIENCE)
+
+    shared.later(hang)
+    assert begun.wait(PATIENCE)
+    done = threading.Semaphore(0)
+
+    accepted = [shared.later(lambda cache: done.release()) for _ in range(1_100)]
+    gate.set()
+
+    assert accepted == [True] * 1_000 + [False] * 100
+    assert all(done.acquire(timeout=PATIENCE) for _ in range(1_000))
+    assert shared.settle(PATIENCE)
+    assert not done.acquire(blocking=False)
+
+
+def test_no_work_is_done_in_the_callers_thread(unruly, share):
+    """Every access is another thread's, and so another database connection's."""
+    shared = share()
+
+    shared.get_many(["ada"], PATIENCE)
+    shared.claim("probe", 60)
+    shared.tokens(["token"], PATIENCE)
+    shared.renew_tokens(["token"], PATIENCE)
+    shared.later(lambda cache: cache.set("ada", "answer"))
+    shared.settle(PATIENCE)
+
+    assert {name for name, _ in unruly.calls} == {"get_many", "add", "set"}
+    assert threading.get_ident() not in {thread for _, thread in unruly.calls}
+
+
+def test_a_callers_rollback_undoes_nothing(database_cache, share):
+    """What is written while the caller is in a transaction outlives its rollback."""
+    shared = share()
+
+    with transaction.atomic(using="cache"):
+        shared.later(lambda cache: cache.set("ada", "answer"))
+        assert shared.settle(PATIENCE)
+        transaction.set_rollback(True, using="cache")
+
+    assert shared.get_many(["ada"], PATIENCE) == {"ada": "answer"}
+
+
+def test_a_callers_broken_transaction_breaks_nothing(database_cache, share):
+    """A caller whose transaction can do no more still reads."""
+    shared = share()
+    shared.later(lambda cache: cache.set("ada", "answer"))
+    shared.settle(PATIENCE)
+
+    with transaction.atomic(using="cache"):
+        transaction.set_rollback(True, using="cache")
+        assert shared.get_many(["ada"], PATIENCE) == {"ada": "answer"}
+
+
+def test_a_worker_keeps_no_connection(database_cache, share):
+    """After each job its thread's connection is closed, as after a request."""
+    shared = share()
+    opened: list[Any] = []
+
+    def look(cache: Any) -> None:
+        cache.get("ada")
+        opened.append(connections["cache"])
+        assert connections["cache"].connection is not None
+
+    assert shared.later(look)
+    assert shared.settle(PATIENCE)
+
+    assert [connection.connection for connection in opened] == [None]
+
+
+# Claims and tokens
+
+
+@pytest.mark.parametrize("processes", [1, 5])
+def test_a_claim_is_won_once(any_cache, share, processes):
+    """Of twenty threads that claim a key at once, in one process or five, exactly one wins."""
+    fleet = [share() for _ in range(processes)]
+    start = threading.Barrier(20)
+
+    def claim(number):
+        start.wait(PATIENCE)
+        return fleet[number % processes].claim("probe:a:1", 60)
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(claim, range(20)))
+
+    assert sorted(answers, key=bool) == [False] * 19 + [True]
+
+
+def test_another_key_is_another_claim(any_cache, share):
+    """A claim says nothing about other keys."""
+    shared = share()
+
+    assert [shared.claim(key, 60) for key in ["a", "a", "b", "b"]] == [True, False, True, False]
+
+
+def test_missing_tokens_are_made(any_cache, share):
+    """Tokens are made where there are none, differ, and stay the same for everyone."""
+    made = share().tokens(["all", "7"], PATIENCE)
+
+    assert made is not None
+    assert made.keys() == {"all", "7"}
+    assert made["all"] != made["7"]
+    assert share().tokens(["all", "7"], PATIENCE) == made
+
+
+def test_tokens_made_at_once_agree(any_cache, share):
+    """Processes that find no token at the same moment never end up with different ones."""
+    fleet = [share() for _ in range(5)]
+    start = threading.Barrier(10)
+
+    def ask(number):
+        start.wait(PATIENCE)
+        return fleet[number % 5].tokens(["all"], PATIENCE)
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(ask, range(10)))
+
+    # On SQLite, who meets another one's write gets none this time.
+    made = share().tokens(["all"], PATIENCE)
+    assert made
+    assert made in answers
+    assert all(answer in ({}, made) for answer in answers)
+
+
+def test_renewed_tokens_are_others(any_cache, share):
+    """A renewal replaces the tokens that it names, and no other one."""
+    shared = share()
+    before = shared.tokens(["all", "7"], PATIENCE)
+
+    assert shared.renew_tokens(["7"], PATIENCE)
+
+    after = share().tokens(["all", "7"], PATIENCE)
+    assert after["all"] == before["all"]
+    assert after["7"] != before["7"]
+
+
+# The shared cache in trouble
+
+
+def test_a_hanging_cache_is_given_up(unruly, share, log):
+    """A read of a cache that hangs is answered with None, while the cache still hangs."""
+    shared = share(read_seconds=SOON)
+    unruly.hang()
+
+    assert shared.get_many(["ada"], PATIENCE) is None
+    assert shared.resting
+    assert log() == [HUNG]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda shared: shared.get_many(["ada"], SOON),
+        lambda shared: shared.tokens(["all"], SOON),
+        lambda shared: shared.renew_tokens(["all"], SOON),
+    ],
+    ids=["get_many", "tokens", "renew_tokens"],
+)
+def test_a_callers_own_deadline_holds(unruly, share, log, ask):
+    """A caller with less time waits no longer than that, and accuses nobody."""
+    shared = share(read_seconds=PATIENCE)
+    unruly.hang()
+
+    assert not ask(shared)
+    assert not shared.resting
+    assert log() == []
+
+
+def test_a_claim_on_a_hanging_cache_is_undecided(unruly, share):
+    """A claim that the cache does not answer is neither won nor lost."""
+    shared = share(read_seconds=SOON)
+    unruly.hang()
+
+    assert shared.claim("probe", 60) is None
+    assert shared.resting
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (lambda shared: shared.get_many(["ada"], PATIENCE), None),
+        (lambda shared: shared.claim("probe", 60), None),
+        (lambda shared: shared.tokens(["all"], PATIENCE), None),
+        (lambda shared: shared.renew_tokens(["all"], PATIENCE), False),
+    ],
+    ids=["get_many", "claim", "tokens", "renew_tokens"],
+)
+def test_a_failing_cache_raises_nothing(unruly, share, log, ask, answer):
+    """Whatever a backend raises, the question is answered, and the cache is left alone."""
+    shared = share()
+    unruly.error = ConnectionError("redis://:password@cache.example.com")
+
+    assert ask(shared) is answer
+    assert shared.resting
+    assert log() == [FAILED]
+
+
+def test_a_failing_write_is_a_failure_of_the_cache(unruly, share, log):
+    """A write that raises makes the cache rest, as a read does."""
+    shared = share()
+    unruly.error = ConnectionError()
+
+    shared.later(lambda cache: cache.set("ada", "answer"))
+    shared.settle(PATIENCE)
+
+    assert shared.resting
+    assert log() == [FAILED]
+
+
+def test_a_resting_cache_is_left_alone(unruly, share, clock):
+    """For the whole rest the backend is asked nothing; then it is asked again."""
+    shared = share()
+    unruly.error = ConnectionError()
+    shared.get_many(["ada"], PATIENCE)
+    assert len(unruly.calls) == 1
+
+    clock.now += REST_SECONDS - 0.001
+    assert shared.get_many(["ada"], PATIENCE) is None
+    assert shared.claim("probe", 60) is None
+    assert shared.tokens(["all"], PATIENCE) is None
+    assert not shared.renew_tokens(["all"], PATIENCE)
+    assert len(unruly.calls) == 1
+
+    clock.now += 0.001
+    assert shared.get_many(["ada"], PATIENCE) is None
+    assert len(unruly.calls) == 2
+
+
+def test_writes_to_a_resting_cache_are_dropped(unruly, share, clock):
+    """While the cache rests a write is refused at once, and not done later."""
+    shared = share()
+    unruly.error = ConnectionError()
+    shared.get_many(["ada"], PATIENCE)
+    unruly.error = None
+
+    assert not shared.later(lambda cache: cache.set("ada", "dropped"))
+
+    clock.now += REST_SECONDS
+    shared.settle(PATIENCE)
+    assert shared.get_many(["ada"], PATIENCE) == {}
+
+
+def test_each_change_is_said_once(unruly, share, clock, log):
+    """One warning while the cache fails, however often and in whatever way; one line after it."""
+    shared = share(read_seconds=PATIENCE)
+    for error in [ConnectionError(), TimeoutError(), ConnectionError()]:
+        unruly.error = error
+        assert shared.get_many(["ada"], PATIENCE) is None
+        clock.now += REST_SECONDS
+    assert log() == [FAILED]
+
+    unruly.error = None
+    for _ in range(3):
+        assert shared.get_many(["ada"], PATIENCE) == {}
+    assert log() == [FAILED, RECOVERED]
+
+    unruly.error = ConnectionError()
+    shared.get_many(["ada"], PATIENCE)
+    assert log() == [FAILED, RECOVERED, FAILED]
+
+
+def test_many_who_meet_the_failure_say_it_once(unruly, share, log):
+    """Callers that are waiting when the cache fails cost one warning between them."""
+    shared = share()
+    unruly.hang()
+    unruly.error = ConnectionError()
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(shared.get_many, ["ada"], PATIENCE) for _ in range(4)]
+        for _ in asked:
+            assert unruly.arrived.acquire(timeout=PATIENCE)
+        unruly.gate.set()
+
+    assert [one.result() for one in asked] == [None] * 4
+    assert log() == [FAILED]
+
+
+def test_a_late_answer_does_not_end_the_rest(unruly, share, log):
+    """A cache that answers after it was given up is left alone for the whole rest."""
+    shared = share(read_seconds=SOON)
+    unruly.hang()
+    shared.later(lambda cache: cache.get_many(["ada"]))
+    assert shared.get_many(["ada"], PATIENCE) is None
+
+    unruly.gate.set()
+    assert shared.settle(PATIENCE)
+
+    assert shared.resting
+    assert log() == [HUNG]
+
+
+def test_an_answer_after_the_rest_ends_it(unruly, share, clock, log):
+    """Once the rest is over and the cache answers, it is used as before."""
+    shared = share()
+    unruly.error = ConnectionError()
+    shared.get_many(["ada"], PATIENCE)
+    unruly.error = None
+    clock.now += REST_SECONDS
+
+    assert shared.claim("probe", 60) is True
+    assert not shared.resting
+    assert log() == [FAILED, RECOVERED]
+
+
+def test_the_logs_do_not_quote_the_backend(unruly, share, caplog):
+    """What a backend's error says, such as an address with a password, is at level DEBUG only."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+    shared = share()
+    unruly.error = ConnectionError("redis://:password@cache.example.com")
+
+    shared.get_many(["ada"], PATIENCE)
+
+    loud = [record for record in caplog.records if record.levelno > logging.DEBUG]
+    assert len(loud) == 1
+    assert loud[0].exc_info is None
+    assert "password" not in loud[0].getMessage()
+
+
+def test_a_missing_table_is_a_failure(cache_database, share, log):
+    """A `DatabaseCache` without its table is one that fails."""
+    shared = share()
+
+    assert shared.get_many(["ada"], PATIENCE) is None
+    assert [level for level, _ in log()] == ["WARNING"]
+    assert "OperationalError" in log()[0][1]
+
+
+def test_an_alias_that_cannot_be_built_is_a_failure(settings, share, log):
+    """A backend that cannot be imported is a failure like any other."""
+    settings.CACHES = {**settings.CACHES, "durable": {"BACKEND": "nowhere.Cache"}}
+    shared = share()
+
+    assert shared.get_many(["ada"], PATIENCE) is None
+    assert [level for level, _ in log()] == ["WARNING"]
+
+
+# No shared cache, and its settings
+
+
+def test_without_an_alias_nothing_is_asked(share):
+    """No alias is a cache that always rests: no answer, no thread, no time to live."""
+    before = threading.active_count()
+    shared = share(None)
+
+    assert shared.resting
+    assert shared.get_many(["ada"], PATIENCE) is None
+    assert shared.claim("probe", 60) is None
+    assert shared.tokens(["all"], PATIENCE) is None
+    assert shared.renew_tokens(["all"], PATIENCE) is False
+    assert shared.later(lambda cache: pytest.fail("written nowhere")) is False
+    assert shared.timeout_seconds == 0
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("alias", "seconds"),
+    [
+        ({}, 300),
+        ({"TIMEOUT": 60}, 60),
+        ({"TIMEOUT": 0}, 0),
+        ({"TIMEOUT": None}, None),
+    ],
+    ids=["default", "number", "zero", "none"],
+)
+def test_the_alias_says_how_long_an_entry_is_fresh(settings, share, alias, seconds):
+    """It is the alias's TIMEOUT, with Django's default; None means for ever."""
+    settings.CACHES = {**settings.CACHES, "durable": {**settings.CACHES["durable"], **alias}}
+
+    assert share().timeout_seconds == seconds
+
+
+def test_a_closed_cache_answers_at_once(share):
+    """A cache whose threads have ended still raises nothing."""
+    shared = share()
+    shared.close()
+
+    assert shared.get_many(["ada"], PATIENCE) is None
+    assert shared.later(lambda cache: cache.set("ada", "answer")) is False
+    assert shared.settle(PATIENCE) is False
+
+
+def test_a_read_may_take_a_second():
+    """The limits that the rest of the library counts on."""
+    assert (READ_SECONDS, REST_SECONDS) == (1, 10)

@@ -1,0 +1,285 @@
+"""A call to PostHog: only with leave, never longer than its deadline, its outcome reported."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from olposthog import conf
+from olposthog.breaker import Breaker, State
+from olposthog.gateway import Gateway
+from olposthog.identity import Identity
+from olposthog.remote import CALLS, Remote
+from olposthog.snapshot import Evaluation, Runtime
+from tests.posthog_faults import Exchange, Hang, Html, Quota, Refuse, Reply, Reset, Status
+from tests.posthog_faults import TrickleHeaders as Trickle
+from tests.posthog_server import PostHogServer
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Alone:
+    """The ledger of a fleet of one: no cache, so nobody can say who was first."""
+
+    def claim(self, name: str, lifetime_seconds: float) -> bool | None:
+        return None
+
+    def restore(self, state: str) -> None:
+        """Write nothing."""
+
+    def announce(self, state: str, name: str, news: Callable[[], None]) -> None:
+        news()
+
+
+class Line:
+    """A way to PostHog with its breaker, whose parts a test can reach."""
+
+    def __init__(
+        self,
+        posthog: PostHogServer,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        failure_threshold: int = 1,
+        slow_seconds: float = 5.0,
+        **settings: Any,
+    ) -> None:
+        connection = {"enabled": True, "project_api_key": posthog.token, "api_host": posthog.url}
+        self.clock = clock
+        self.refreshed = 0
+        self.breaker = Breaker(
+            Alone(),
+            failure_threshold=failure_threshold,
+            cooldown_seconds=60,
+            trip_threshold_seconds=5,
+            clock=clock,
+            wall=clock,
+        )
+        sleep = clock.sleep if isinstance(clock, Clock) else time.sleep
+        self.gateway = Gateway(
+            conf.Settings(**{**connection, "max_retries": 0, **settings}),
+            connections=CALLS,
+            clock=clock,
+            sleep=sleep,
+        )
+        self.remote = Remote(
+            self.gateway, self.breaker, self.refresh, slow_seconds=slow_seconds, clock=clock
+        )
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def ask(self, seconds: float = 5.0, person: str = "u1") -> Evaluation | None:
+        """Evaluate with so many seconds left."""
+        return self.remote.evaluate(Identity(person), {}, Runtime.SERVER, self.clock() + seconds)
+
+
+def test_answer_comes_back(posthog: PostHogServer) -> None:
+    """What PostHog decided is returned, and the circuit stays closed."""
+    posthog.flags = {"beta": True}
+    line = Line(posthog)
+
+    evaluation = line.ask()
+
+    assert evaluation is not None
+    assert evaluation.decisions["beta"].value is True
+    assert line.breaker.state is State.CLOSED
+
+
+def test_without_leave_no_call(posthog: PostHogServer) -> None:
+    """While the circuit is open nothing leaves."""
+    posthog.fault = Status(500)
+    line = Line(posthog)
+    assert line.ask() is None
+    posthog.heal()
+
+    assert line.ask() is None
+    assert line.breaker.state is State.OPEN
+    assert len(posthog.flag_calls) == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [Status(500), Status(401), Quota(), Html(), Reset(), Refuse()], ids=str
+)
+def test_failure_is_reported_as_such(posthog: PostHogServer, fault: Any) -> None:
+    """A failed call is no evaluation, and it counts."""
+    posthog.fault = fault
+    line = Line(posthog)
+
+    assert line.ask() is None
+    assert line.breaker.state is State.OPEN
+
+
+def test_callers_fault_breaks_a_row_of_failures(posthog: PostHogServer) -> None:
+    """A question that PostHog refused shows that PostHog is there."""
+    line = Line(posthog, failure_threshold=2)
+    for fault in (Status(500), Status(400), Status(500), Status(413), Status(500)):
+        posthog.fault = fault
+        assert line.ask() is None
+
+    assert line.breaker.state is State.CLOSED
+    assert len(posthog.flag_calls) == 5
+
+
+def test_call_is_abandoned_at_its_deadline(posthog: PostHogServer) -> None:
+    """A reply that trickles is left to itself; the call counts as slow, with one call enough."""
+    posthog.fault = Trickle(interval=0.02)
+    line = Line(posthog, failure_threshold=100, slow_seconds=0.2)
+
+    assert line.ask(0.25) is None
+    assert line.breaker.state is State.OPEN
+    assert posthog.in_flight == 1
+
+
+def test_short_wait_is_a_failure_and_not_slow(
+    posthog: PostHogServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What got less than the trip threshold, as after a slow shared cache, is one failure."""
+    posthog.fault = Hang()
+    line = Line(posthog, failure_threshold=2, slow_seconds=5.0)
+
+    states = []
+    for _ in range(2):
+        assert line.ask(0.05) is None
+        states.append(line.breaker.state)
+
+    assert states == [State.CLOSED, State.OPEN]
+    assert "2 failures" in caplog.text
+
+
+class Late(Status):
+    """Answers with an error after a time that passes on the test's clock."""
+
+    clock: Clock
+    seconds: float
+
+    def reply(self, exchange: Exchange) -> Reply:
+        self.clock.now += self.seconds
+        return super().reply(exchange)
+
+
+def late(code: int, clock: Clock, seconds: float) -> Late:
+    fault = Late(code)
+    object.__setattr__(fault, "clock", clock)
+    object.__setattr__(fault, "seconds", seconds)
+    return fault
+
+
+def test_slow_failure_is_slow(posthog: PostHogServer) -> None:
+    """A call that took the trip threshold opens the circuit, however it ended."""
+    clock = Clock()
+    line = Line(posthog, clock, failure_threshold=100, slow_seconds=5.0)
+    posthog.fault = late(504, clock, seconds=5.5)
+
+    assert line.ask(6.0) is None
+    assert line.breaker.state is State.OPEN
+
+
+def test_no_time_left_is_nobodys_failure(posthog: PostHogServer) -> None:
+    """A call that comes after its deadline is not made, and is no vote against PostHog."""
+    line = Line(posthog, Clock(), failure_threshold=1)
+
+    assert line.ask(0.0) is None
+    assert line.ask(-1.0) is None
+    assert line.breaker.state is State.CLOSED
+    assert posthog.flag_calls == []
+
+
+def test_no_time_left_costs_no_probe(posthog: PostHogServer) -> None:
+    """The one probe of a cooldown is left to a caller that has the time for it."""
+    clock = Clock()
+    line = Line(posthog, clock)
+    posthog.fault = Status(500)
+    line.ask()
+    posthog.heal()
+    clock.now += 61
+
+    assert line.ask(0.0) is None
+    assert line.ask() is not None
+    assert line.breaker.state is State.CLOSED
+
+
+def test_abandoned_calls_are_bounded(posthog: PostHogServer) -> None:
+    """However many calls are given up, no more than `CALLS` threads and connections hang."""
+    posthog.fault = Trickle(interval=0.01)
+    line = Line(posthog, failure_threshold=10_000, slow_seconds=60)
+    before = {
+        thread for thread in threading.enumerate() if thread.name.startswith("olposthog-call")
+    }
+
+    with ThreadPoolExecutor(3 * CALLS) as pool:
+        asked = list(pool.map(lambda number: line.ask(0.3, f"u{number}"), range(3 * CALLS)))
+
+    calling = {
+        thread for thread in threading.enumerate() if thread.name.startswith("olposthog-call")
+    }
+    assert asked == [None] * (3 * CALLS)
+    assert len(calling - before) == CALLS
+    assert len(posthog.flag_calls) == CALLS
+    assert all(thread.daemon for thread in calling)
+    line.remote.close()
+
+
+def test_retries_ask_the_breaker(posthog: PostHogServer) -> None:
+    """Before a retry the circuit is looked up; if it is open by then, there is none."""
+    clock = Clock()
+    line = Line(posthog, clock, max_retries=3)
+    posthog.fault = Status(502)
+    other = line.breaker.permit()
+    assert other is not None
+
+    def open_by_another() -> None:
+        line.breaker.failed(other, "another call's")
+
+    line.refresh = open_by_another  # type: ignore[method-assign]  # before the first retry
+    line.remote._refresh = open_by_another
+
+    assert line.ask() is None
+    assert len(posthog.flag_calls) == 1
+
+
+def test_retries_go_on_while_the_circuit_is_closed(posthog: PostHogServer) -> None:
+    """A passing failure is no failure: the retry answers, and nothing counts."""
+    line = Line(posthog, Clock(), max_retries=3)
+    posthog.fault = Status(502, times=2)
+
+    assert line.ask() is not None
+    assert line.refreshed == 2
+    assert line.breaker.state is State.CLOSED
+    assert len(posthog.flag_calls) == 3
+
+
+def test_complaints_are_rare(posthog: PostHogServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A process says at most once a minute that PostHog gave no flags, and why."""
+    clock = Clock()
+    line = Line(posthog, clock, failure_threshold=10_000)
+    posthog.fault = Status(500)
+
+    for _ in range(120):
+        line.ask()
+        clock.now += 1
+
+    assert caplog.text.count("PostHog gave no flags (HTTP 500); fallback values answer.") == 2
+
+
+def test_closed_remote_asks_nobody(posthog: PostHogServer) -> None:
+    """After `close()` there are no calls, and no error either."""
+    line = Line(posthog)
+    line.remote.close()
+
+    assert line.ask() is None
+    assert posthog.flag_calls == []
