@@ -8,7 +8,6 @@ hangs is left alone for a while.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -121,22 +120,6 @@ class SharedCache:
         """
         return self._ask(lambda cache: cache.add(key, 1, lifetime_seconds), self._read_seconds)
 
-    def tokens(self, keys: Iterable[str], seconds: float) -> dict[str, str] | None:
-        """Return the random tokens under `keys`, making those that are missing."""
-        wanted = list(keys)
-
-        def read_or_make(cache: BaseCache) -> dict[str, str]:
-            for key in wanted:
-                cache.add(key, secrets.token_hex(8), None)
-            return cache.get_many(wanted)
-
-        return self._ask(read_or_make, seconds)
-
-    def renew_tokens(self, keys: Iterable[str], seconds: float) -> bool:
-        """Put new random tokens under `keys`; return whether that was done in time."""
-        fresh = {key: secrets.token_hex(8) for key in keys}
-        return self._ask(lambda cache: not cache.set_many(fresh, None), seconds) is True
-
     def later(self, job: Callable[[BaseCache], object]) -> bool:
         """Do `job` with the cache on the writer's thread, after the writes before it.
 
@@ -150,6 +133,19 @@ class SharedCache:
             log.debug("Too many shared-cache writes wait; one is dropped.")
             return False
         return True
+
+    def write(self, job: Callable[[BaseCache], object], seconds: float) -> bool:
+        """Do `job` as `later` does, and wait; return whether it was done in time.
+
+        A write that is late may still be done: it waits perhaps for the caller's own transaction.
+        """
+        done = threading.Event()
+
+        def run(cache: BaseCache) -> None:
+            job(cache)
+            done.set()
+
+        return self.later(run) and done.wait(min(seconds, self._read_seconds))
 
     def settle(self, seconds: float) -> bool:
         """Wait for the writes before this call; return whether they were done in time."""

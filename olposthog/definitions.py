@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,24 +65,33 @@ def _fault(flag: Any) -> str:
     """Return what the SDK would stumble over in a flag, each time that it evaluates it."""
     if not isinstance(flag, dict) or not isinstance(flag.get("key"), str) or not flag["key"]:
         return 'it has no "key".'
-    filters = flag.get("filters")
+    return next(_faults_of_filters(flag["key"], flag.get("filters")), "")
+
+
+def _faults_of_filters(key: str, filters: Any) -> Iterator[str]:
     if not isinstance(filters, dict):
-        return f'{flag["key"]} has no JSON object "filters".'
-    multivariate = filters.get("multivariate") or {}
-    if not isinstance(multivariate, dict) or not isinstance(filters.get("payloads") or {}, dict):
-        return f'"multivariate" and "payloads" of {flag["key"]} must be JSON objects.'
-    groups = filters.get("groups") or []
-    variants = multivariate.get("variants") or []
+        yield f'{key} has no JSON object "filters".'
+        return
+    multivariate = _or(filters.get("multivariate"), {})
+    if not isinstance(multivariate, dict) or not isinstance(_or(filters.get("payloads"), {}), dict):
+        yield f'"multivariate" and "payloads" of {key} must be JSON objects.'
+        return
+    groups = _or(filters.get("groups"), [])
+    variants = _or(multivariate.get("variants"), [])
     if not _are_objects(groups) or not _are_objects(variants):
-        return f'"groups" and "variants" of {flag["key"]} must be lists of JSON objects.'
-    if not all(_are_objects(group.get("properties") or []) for group in groups):
-        return f'"properties" in the groups of {flag["key"]} must be lists of JSON objects.'
+        yield f'"groups" and "variants" of {key} must be lists of JSON objects.'
+        return
+    if not all(_are_objects(_or(group.get("properties"), [])) for group in groups):
+        yield f'"properties" in the groups of {key} must be lists of JSON objects.'
     if not all(isinstance(variant.get("key"), str) for variant in variants):
-        return f'a variant of {flag["key"]} has no "key".'
+        yield f'a variant of {key} has no "key".'
     shares = [part.get("rollout_percentage") for part in (*groups, *variants)]
     if not all(isinstance(share, int | float | None) for share in shares):
-        return f'a "rollout_percentage" of {flag["key"]} is not a number.'
-    return ""
+        yield f'a "rollout_percentage" of {key} is not a number.'
+
+
+def _or(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
 
 
 def _are_objects(value: Any) -> bool:
@@ -125,20 +134,26 @@ class DefinitionsFile:
     def _look(self) -> None:
         try:
             status = Path(self._path).stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._loaded = read(self._path)
-        except (OSError, DefinitionsError) as error:
-            self._complain(error)
+        except OSError as error:
+            self._stamp = None
+            self._complain(str(error))
+            return
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._loaded = read(self._path)
+        except DefinitionsError as error:
+            self._complain(str(error))
         else:
             self._complained = False
 
-    def _complain(self, error: Exception) -> None:
+    def _complain(self, complaint: str) -> None:
         if self._complained:
             return
         self._complained = True
         outcome = (
             "The last good version stays in use." if self._loaded else "settings.FEATURES answers."
         )
-        log.warning("Flag definitions cannot be used: %s %s", error, outcome)
+        log.warning("Flag definitions cannot be used: %s %s", complaint, outcome)

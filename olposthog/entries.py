@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ class Found:
     fresh: Evaluation | None
     state: object
     """The circuit breaker's state as it stands there; None when it is missing."""
-    generation: tuple[str, str] | None
-    """What an evaluation from now on belongs to; None when that could not be found out."""
+    generation: tuple[str, str]
+    """What an evaluation from now on belongs to."""
 
 
 class Entries:
@@ -51,6 +52,7 @@ class Entries:
         self._generation_prefix = f"{control_prefix(project)}generation:"
         self._state_key = state_key
         self._wall = wall
+        self._coming: dict[str, str] = {}  # tokens that were missing and are being written
 
     def read(self, question: str, distinct_id: str, seconds: float) -> Found | None:
         """Return the entry for a question, if it is fresh, and the breaker's state with it.
@@ -62,16 +64,11 @@ class Entries:
         found = self._shared.get_many([key, self._state_key, *tokens], seconds)
         if found is None:
             return None
-        known: Mapping[str, Any] = found
-        if not all(token in found for token in tokens):
-            known = self._shared.tokens(tokens, seconds) or {}
-        generation = None
-        if all(token in known for token in tokens):
-            generation = (str(known[tokens[0]]), str(known[tokens[1]]))
+        everyone, bucket = (self._token(name, found.get(name)) for name in tokens)
         return Found(
-            fresh=self._fresh(found.get(key), generation),
+            fresh=self._fresh(found.get(key), (everyone, bucket)),
             state=found.get(self._state_key),
-            generation=generation,
+            generation=(everyone, bucket),
         )
 
     def keep(self, question: str, evaluation: Evaluation, generation: tuple[str, str]) -> None:
@@ -85,29 +82,52 @@ class Entries:
 
     def clear(self, distinct_id: str | None, seconds: float) -> bool:
         """Make a person's entries, or all, misses; return whether that was done in time."""
-        return self._shared.renew_tokens([self._generation_key(distinct_id)], seconds)
+        key, token = self._generation_key(distinct_id), secrets.token_hex(8)
+        self._coming.pop(key, None)
+        return self._shared.write(lambda cache: cache.set(key, token, None), seconds)
+
+    def _token(self, key: str, stored: Any) -> str:
+        """Return the token under `key`; where there is none, write one without waiting for it.
+
+        Entries of a token that another process outran are misses, which costs one evaluation.
+        """
+        if isinstance(stored, str):
+            self._coming.pop(key, None)
+            return stored
+        token = self._coming.setdefault(key, secrets.token_hex(8))
+
+        def write(cache: BaseCache) -> None:
+            cache.add(key, token, None)
+            self._coming.pop(key, None)
+
+        self._shared.later(write)
+        return token
 
     def _key(self, question: str) -> str:
-        return self._prefix + hashlib.sha256(question.encode()).hexdigest()
+        return self._prefix + hashlib.sha256(_encoded(question)).hexdigest()
 
     def _generation_key(self, distinct_id: str | None) -> str:
         if distinct_id is None:
             return f"{self._generation_prefix}all"
-        return f"{self._generation_prefix}{zlib.crc32(distinct_id.encode()) % GENERATION_BUCKETS}"
+        return f"{self._generation_prefix}{zlib.crc32(_encoded(distinct_id)) % GENERATION_BUCKETS}"
 
-    def _fresh(self, text: Any, generation: tuple[str, str] | None) -> Evaluation | None:
+    def _fresh(self, text: Any, generation: tuple[str, str]) -> Evaluation | None:
         try:
             entry = json.loads(text)
-            if generation is None or tuple(entry["generation"]) != generation:
+            if tuple(entry["generation"]) != generation:
                 return None
             evaluation = Evaluation.from_json(entry["evaluation"])
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
             return None  # nothing there, or not as this version writes it
         # Freshness is judged by what the entry says, not by whether the cache still has it.
         timeout = self._shared.timeout_seconds
         if timeout is not None and self._wall() - evaluation.evaluated_at >= timeout:
             return None
         return evaluation
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")  # an id may be any text that Python can hold
 
 
 def control_prefix(project: str) -> str:

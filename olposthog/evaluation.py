@@ -95,6 +95,7 @@ class Evaluator:
         self.definitions = (
             DefinitionsFile(settings.definitions_file, clock) if settings.offline else None
         )
+        self._asks_posthog = settings.enabled and not settings.problems and not settings.offline
         self.exposures = Exposures(settings)
         self._gateway = Gateway(settings, connections=CALLS, clock=clock, wall=wall)
         self._remote = Remote(
@@ -157,8 +158,9 @@ class Evaluator:
     def clear(self, distinct_id: str | None) -> None:
         """Forget one person's answers, or everybody's, here and in the shared cache."""
         self.recent.clear()
-        if self.shared.alias and not self._entries.clear(distinct_id, self.wait_seconds):
-            log.warning("The shared cache could not be reached; its flags were not cleared.")
+        shares = self._asks_posthog and self.shared.alias is not None
+        if shares and not self._entries.clear(distinct_id, self.wait_seconds):
+            log.warning("The shared cache did not confirm in time that its flags are cleared.")
 
     def _fly(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
         known = self.recent.get(query.key)  # landed between the caller's look and its boarding
@@ -187,7 +189,7 @@ class Evaluator:
         )
         if evaluation is None:
             return self._answer(None, Source.FALLBACK, query)
-        if found is not None and found.generation is not None:
+        if found is not None:
             self._entries.keep(question, evaluation, found.generation)
         return self._answer(evaluation, Source.POSTHOG, query)
 

@@ -68,9 +68,10 @@ class Identity:
 def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
     if value is not None and not isinstance(value, Mapping):
         raise TypeError(f"{argument} must be a dict, not {type(value).__name__}.")
-    if argument == "group_properties":
-        for group_type, properties in (value or {}).items():
-            _canonical(f"{argument}[{group_type!r}]", properties)
+    if argument == "group_properties" and not all(
+        isinstance(properties, Mapping) for properties in (value or {}).values()
+    ):
+        raise TypeError(f"{argument} must hold a dict of properties for each group type.")
     try:
         return json.dumps(value or {}, cls=DjangoJSONEncoder, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -98,9 +99,10 @@ def identify(request: HttpRequest) -> Identity:
             f"POSTHOG_API_IDENTITY returned {type(identity).__name__}; "
             "it must return an olposthog.identity.Identity."
         )
-    if not isinstance(identity.distinct_id, str) or not identity.distinct_id:
+    distinct_id: Any = identity.distinct_id  # whatever the site's code put there
+    if not isinstance(distinct_id, str) or not distinct_id:
         raise TypeError(
-            f"POSTHOG_API_IDENTITY returned the distinct_id {identity.distinct_id!r}; "
+            f"POSTHOG_API_IDENTITY returned the distinct_id {distinct_id!r}; "
             "it must be text, for example str(user.pk)."
         )
     return identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,9 +88,15 @@ def decoded(payload: Any) -> Any:
 def _loads(text: str | bytes) -> Any:
     """Read JSON as the standard has it: NaN and Infinity, which no browser would read, are not."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is too large")
+    return float(number)
 
 
 def _refuse_constant(name: str) -> Any:

@@ -81,10 +81,15 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, stored: Any) -> Evaluation:
-        """Read what `to_json` wrote; raises KeyError, TypeError or AttributeError otherwise."""
+        """Read what `to_json` wrote; raises what comes of reading anything else.
+
+        That is a KeyError, TypeError, AttributeError, ValueError or OverflowError.
+        """
+        evaluated_at = float(stored["evaluated_at"])
+        datetime.fromtimestamp(evaluated_at, UTC)  # refuses what is no time
         return cls(
             decisions={key: Decision(**one) for key, one in stored["decisions"].items()},
-            evaluated_at=float(stored["evaluated_at"]),
+            evaluated_at=evaluated_at,
             request_id=stored["request_id"],
         )
 

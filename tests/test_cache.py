@@ -361,8 +361,7 @@ def test_no_work_is_done_in_the_callers_thread(unruly, share):
 
     shared.get_many(["ada"], PATIENCE)
     shared.claim("probe", 60)
-    shared.tokens(["token"], PATIENCE)
-    shared.renew_tokens(["token"], PATIENCE)
+    shared.write(lambda cache: cache.set("token", "a"), PATIENCE)
     shared.later(lambda cache: cache.set("ada", "answer"))
     shared.settle(PATIENCE)
 
@@ -409,7 +408,7 @@ def test_a_worker_keeps_no_connection(database_cache, share):
     assert [connection.connection for connection in opened] == [None]
 
 
-# Claims and tokens
+# Claims
 
 
 @pytest.mark.parametrize("processes", [1, 5])
@@ -435,45 +434,38 @@ def test_another_key_is_another_claim(any_cache, share):
     assert [shared.claim(key, 60) for key in ["a", "a", "b", "b"]] == [True, False, True, False]
 
 
-def test_missing_tokens_are_made(any_cache, share):
-    """Tokens are made where there are none, differ, and stay the same for everyone."""
-    made = share().tokens(["all", "7"], PATIENCE)
-
-    assert made is not None
-    assert made.keys() == {"all", "7"}
-    assert made["all"] != made["7"]
-    assert share().tokens(["all", "7"], PATIENCE) == made
+# Writes that somebody waits for
 
 
-def test_tokens_made_at_once_agree(any_cache, share):
-    """Processes that find no token at the same moment never end up with different ones."""
-    fleet = [share() for _ in range(5)]
-    start = threading.Barrier(10)
+def test_a_write_is_confirmed(any_cache, share):
+    """A write that is waited for is done when the answer says so, and others read it."""
+    assert share().write(lambda cache: cache.set("ada", "answer"), PATIENCE)
 
-    def ask(number):
-        start.wait(PATIENCE)
-        return fleet[number % 5].tokens(["all"], PATIENCE)
-
-    with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(ask, range(10)))
-
-    # On SQLite, who meets another one's write gets none this time.
-    made = share().tokens(["all"], PATIENCE)
-    assert made
-    assert made in answers
-    assert all(answer in ({}, made) for answer in answers)
+    assert share().get_many(["ada"], PATIENCE) == {"ada": "answer"}
 
 
-def test_renewed_tokens_are_others(any_cache, share):
-    """A renewal replaces the tokens that it names, and no other one."""
+def test_a_write_comes_after_those_before_it(any_cache, share):
+    """Writes keep their order, whether somebody waits for them or not."""
     shared = share()
-    before = shared.tokens(["all", "7"], PATIENCE)
 
-    assert shared.renew_tokens(["7"], PATIENCE)
+    shared.later(lambda cache: cache.set("ada", "first"))
+    assert shared.write(lambda cache: cache.set("ada", "second"), PATIENCE)
 
-    after = share().tokens(["all", "7"], PATIENCE)
-    assert after["all"] == before["all"]
-    assert after["7"] != before["7"]
+    assert shared.get_many(["ada"], PATIENCE) == {"ada": "second"}
+
+
+def test_a_late_write_is_done_all_the_same(unruly, share, log):
+    """A write that outlasts its caller's patience accuses nobody, and is done in its time."""
+    shared = share(read_seconds=PATIENCE)
+    unruly.hang()
+
+    assert not shared.write(lambda cache: cache.set("ada", "answer"), SOON)
+    assert not shared.resting
+    assert log() == []
+
+    unruly.gate.set()
+    assert shared.settle(PATIENCE)
+    assert shared.get_many(["ada"], PATIENCE) == {"ada": "answer"}
 
 
 # The shared cache in trouble
@@ -493,10 +485,9 @@ def test_a_hanging_cache_is_given_up(unruly, share, log):
     "ask",
     [
         lambda shared: shared.get_many(["ada"], SOON),
-        lambda shared: shared.tokens(["all"], SOON),
-        lambda shared: shared.renew_tokens(["all"], SOON),
+        lambda shared: shared.write(lambda cache: cache.set("all", "a"), SOON),
     ],
-    ids=["get_many", "tokens", "renew_tokens"],
+    ids=["get_many", "write"],
 )
 def test_a_callers_own_deadline_holds(unruly, share, log, ask):
     """A caller with less time waits no longer than that, and accuses nobody."""
@@ -522,10 +513,9 @@ def test_a_claim_on_a_hanging_cache_is_undecided(unruly, share):
     [
         (lambda shared: shared.get_many(["ada"], PATIENCE), None),
         (lambda shared: shared.claim("probe", 60), None),
-        (lambda shared: shared.tokens(["all"], PATIENCE), None),
-        (lambda shared: shared.renew_tokens(["all"], PATIENCE), False),
+        (lambda shared: shared.write(lambda cache: cache.set("all", "a"), SOON), False),
     ],
-    ids=["get_many", "claim", "tokens", "renew_tokens"],
+    ids=["get_many", "claim", "write"],
 )
 def test_a_failing_cache_raises_nothing(unruly, share, log, ask, answer):
     """Whatever a backend raises, the question is answered, and the cache is left alone."""
@@ -559,8 +549,7 @@ def test_a_resting_cache_is_left_alone(unruly, share, clock):
     clock.now += REST_SECONDS - 0.001
     assert shared.get_many(["ada"], PATIENCE) is None
     assert shared.claim("probe", 60) is None
-    assert shared.tokens(["all"], PATIENCE) is None
-    assert not shared.renew_tokens(["all"], PATIENCE)
+    assert not shared.write(lambda cache: cache.set("all", "a"), PATIENCE)
     assert len(unruly.calls) == 1
 
     clock.now += 0.001
@@ -687,8 +676,7 @@ def test_without_an_alias_nothing_is_asked(share):
     assert shared.resting
     assert shared.get_many(["ada"], PATIENCE) is None
     assert shared.claim("probe", 60) is None
-    assert shared.tokens(["all"], PATIENCE) is None
-    assert shared.renew_tokens(["all"], PATIENCE) is False
+    assert shared.write(lambda cache: pytest.fail("written nowhere"), PATIENCE) is False
     assert shared.later(lambda cache: pytest.fail("written nowhere")) is False
     assert shared.timeout_seconds == 0
     assert threading.active_count() == before

@@ -197,6 +197,7 @@ def test_a_hit_is_one_read(process, recording):
 def test_an_evaluation_is_one_row(process, recording):
     """However many flags there are, an evaluation is written once, under one key."""
     process.read()
+    assert process.shared.settle(PATIENCE)
     recording.forget()
 
     process.keep(evaluation=process.evaluation(flags=100))
@@ -223,7 +224,11 @@ def test_no_shared_cache_finds_nothing(wall):
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=6,
 )

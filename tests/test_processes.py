@@ -150,16 +150,17 @@ def start_watched(names: list[str]) -> dict[str, Any]:
 
     django.setup()
     import posthog
+import posthog.client
 
     from olposthog import conf, evaluation
 
-    clients = [one for one in gc.get_objects() if issubclass(type(one), posthog.Client)]
+    clients = [one for one in gc.get_objects() if issubclass(type(one), posthog.client.Client)]
     quiet = {"threads": list(started), "sockets": list(sockets), "clients": len(clients)}
     is_on = evaluation.current().settings.enabled and not conf.current().problems
     from olposthog.features import is_enabled
 
     is_enabled("new-nav")
-    clients = [one for one in gc.get_objects() if issubclass(type(one), posthog.Client)]
+    clients = [one for one in gc.get_objects() if issubclass(type(one), posthog.client.Client)]
     return {
         "quiet": quiet,
         "enabled": is_on,
@@ -176,7 +177,7 @@ def count_thread_starts() -> list[str]:
         started.append(thread.name)
         start(thread)
 
-    threading.Thread.start = note  # type: ignore[method-assign]  # there is no audit event for it
+    threading.Thread.start = note  # type: ignore[assignment, method-assign]  # there is no audit event for it
     return started
 
 

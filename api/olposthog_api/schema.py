@@ -10,6 +10,8 @@ from drf_spectacular.openapi import AutoSchema
 from olposthog import conf
 from olposthog.visibility import is_internal
 
+from .serializers import SOURCES
+
 _FLAG = {"oneOf": [{"type": "boolean"}, {"type": "string"}]}
 
 
@@ -52,3 +54,23 @@ class PayloadFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no
     def map_serializer_field(self, auto_schema: AutoSchema, direction: Any) -> dict[str, Any]:
         """Return the schema that lets everything pass."""
         return {}
+
+
+class SourceFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # theirs
+    """`source`: one of a few words, each with what it means.
+
+    No plain `enum`: drf-spectacular would make a component of it, named after the field, and warn
+    where a site has choices under the same name.
+    """
+
+    target_class = "olposthog_api.serializers.SourceField"
+
+    def map_serializer_field(self, auto_schema: AutoSchema, direction: Any) -> dict[str, Any]:
+        """Return the schema of the sources."""
+        return {
+            "oneOf": [
+                {"type": "string", "enum": [source], "description": meaning}
+                for source, meaning in SOURCES.items()
+            ],
+            "description": "Where the values come from.",
+        }

@@ -30,21 +30,26 @@ class PayloadField(serializers.JSONField):
     """A flag's payload: any JSON value, null where there is none."""
 
 
+SOURCES = {
+    Source.LOCAL.value: "Flag definitions, evaluated by the server.",
+    Source.POSTHOG.value: "PostHog, now or lately.",
+    Source.STALE.value: "PostHog, longer ago, because it cannot be asked now.",
+    Source.FALLBACK.value: "The site's defaults, because PostHog cannot be asked now.",
+    Source.DISABLED.value: "The site's defaults, because PostHog is switched off.",
+}
+"""What each source means."""
+
+
 class SourceField(serializers.ChoiceField):
     """Where a value comes from."""
 
     def __init__(self, **options: Any) -> None:
-        choices = [
-            (Source.LOCAL.value, "flag definitions, evaluated by the server"),
-            (Source.POSTHOG.value, "PostHog, now or lately"),
-            (Source.STALE.value, "PostHog, longer ago, because it cannot be asked now"),
-            (Source.FALLBACK.value, "the site's defaults, because PostHog cannot be asked now"),
-            (Source.DISABLED.value, "the site's defaults, because PostHog is switched off"),
-        ]
-        super().__init__(choices=choices, help_text="Where the values come from.", **options)
+        super().__init__(choices=list(SOURCES.items()), **options)
 
 
-@extend_schema_serializer(many=False)  # drf-spectacular would make an array of a `list` action
+# Component names that a site's own serializers hardly have; `many`, because drf-spectacular would
+# make an array of the answer of an action called `list`.
+@extend_schema_serializer(many=False, component_name="FeatureFlags")
 class FeaturesSerializer(serializers.Serializer[dict[str, Any]]):
     """All flags that a browser may see, for the person whom the server made out."""
 
@@ -56,6 +61,7 @@ class FeaturesSerializer(serializers.Serializer[dict[str, Any]]):
     payloads = PayloadsField(help_text="Payload by flag key, only of flags that have one.")
 
 
+@extend_schema_serializer(component_name="FeatureFlag")
 class FeatureSerializer(serializers.Serializer[dict[str, Any]]):
     """One flag."""
 
@@ -68,12 +74,14 @@ class FeatureSerializer(serializers.Serializer[dict[str, Any]]):
     source = SourceField()  # type: ignore[assignment]  # DRF's fields have a `source` of their own
 
 
+@extend_schema_serializer(component_name="FeatureFlagError")
 class ErrorSerializer(serializers.Serializer[dict[str, Any]]):
     """What is wrong, in DRF's shape."""
 
     detail = serializers.CharField()
 
 
+@extend_schema_serializer(component_name="FeatureFlagKeysError")
 class KeysErrorSerializer(serializers.Serializer[dict[str, Any]]):
     """What is wrong with `keys`, in DRF's shape."""
 
@@ -84,10 +92,11 @@ def parse_keys(text: str | None) -> frozenset[str] | None:
     """Read `?keys=a,b`; None when it is absent. Raises DRF's ValidationError for bad input."""
     if text is None:
         return None
-    keys = frozenset(key for part in text.split(",") if (key := part.strip()))
+    given = text.split(",")
+    keys = frozenset(key for part in given if (key := part.strip(" ")))
     problem = None
-    if len(keys) > MAX_KEYS:
-        problem = f"At most {MAX_KEYS} keys; these are {len(keys)}."
+    if len(given) > MAX_KEYS:
+        problem = f"At most {MAX_KEYS} keys; these are {len(given)}."
     elif any(len(key) > MAX_KEY_LENGTH for key in keys):
         problem = f"A key has at most {MAX_KEY_LENGTH} characters."
     elif not all(re.fullmatch(KEY_PATTERN, key) for key in keys):

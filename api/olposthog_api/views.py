@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
-from django.utils.cache import get_conditional_response
+from django.utils.http import parse_etags
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import AllowAny
@@ -69,8 +69,8 @@ class FeaturesThrottle(ScopedRateThrottle):
 
     def get_rate(self) -> str | None:
         """Return the host project's rate, as it is now."""
-        rates: Mapping[str, Any] = api_settings.DEFAULT_THROTTLE_RATES
-        return rates.get(FeatureViewSet.throttle_scope)
+        rates: Mapping[str, str | None] = api_settings.DEFAULT_THROTTLE_RATES
+        return rates.get(self.scope or "")
 
 
 class FeatureViewSet(ViewSet):
@@ -170,13 +170,11 @@ def _client_snapshot(request: Request) -> FlagSnapshot:
 
 def _conditional(request: Request, rendered: Rendered) -> HttpResponse:
     headers = {"ETag": rendered.etag}
-    known = request.META.get("HTTP_IF_NONE_MATCH")
-    if known == rendered.etag:
+    # Not Django's `get_conditional_response`: it answers other conditions too, with an HTML 412.
+    known = parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))
+    if "*" in known or any(etag.removeprefix("W/") == rendered.etag for etag in known):
         return HttpResponseNotModified(headers=headers)
-    response = HttpResponse(rendered.body, content_type="application/json", headers=headers)
-    if known is None:
-        return response
-    return get_conditional_response(_plain(request), rendered.etag, response=response) or response
+    return HttpResponse(rendered.body, content_type="application/json", headers=headers)
 
 
 def _features(snapshot: FlagSnapshot, keys: frozenset[str] | None) -> Rendered:
