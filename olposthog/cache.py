@@ -134,16 +134,16 @@ class SharedCache:
             return False
         return True
 
-    def write(self, job: Callable[[BaseCache], object], seconds: float) -> bool:
-        """Do `job` as `later` does, and wait; return whether it was done in time.
+    def write(self, job: Callable[[BaseCache], bool], seconds: float) -> bool:
+        """Do `job` as `later` does, and wait; return whether it was done in time, as it says.
 
         A write that is late may still be done: it waits perhaps for the caller's own transaction.
         """
         done = threading.Event()
 
         def run(cache: BaseCache) -> None:
-            job(cache)
-            done.set()
+            if job(cache):
+                done.set()
 
         return self.later(run) and done.wait(min(seconds, self._read_seconds))
 

@@ -84,7 +84,13 @@ class Entries:
         """Make a person's entries, or all, misses; return whether that was done in time."""
         key, token = self._generation_key(distinct_id), secrets.token_hex(8)
         self._coming.pop(key, None)
-        return self._shared.write(lambda cache: cache.set(key, token, None), seconds)
+
+        def write(cache: BaseCache) -> bool:
+            cache.set(key, token, None)
+            # `DatabaseCache` drops a write in silence when SQLite is locked, by the caller perhaps.
+            return bool(cache.get(key) == token)
+
+        return self._shared.write(write, seconds)
 
     def _token(self, key: str, stored: Any) -> str:
         """Return the token under `key`; where there is none, write one without waiting for it.

@@ -137,6 +137,16 @@ def test_a_late_value_is_refused(recent):
 # Caches that misbehave as told
 
 
+def put(key: str, value: str) -> Callable[[Any], bool]:
+    """Return a job that writes, and says so."""
+
+    def job(cache: Any) -> bool:
+        cache.set(key, value)
+        return True
+
+    return job
+
+
 class Unruly(LocMemCache):
     """A cache that keeps a record of what it is asked, and fails or hangs when told to."""
 
@@ -361,7 +371,7 @@ def test_no_work_is_done_in_the_callers_thread(unruly, share):
 
     shared.get_many(["ada"], PATIENCE)
     shared.claim("probe", 60)
-    shared.write(lambda cache: cache.set("token", "a"), PATIENCE)
+    shared.write(put("token", "a"), PATIENCE)
     shared.later(lambda cache: cache.set("ada", "answer"))
     shared.settle(PATIENCE)
 
@@ -437,9 +447,14 @@ def test_another_key_is_another_claim(any_cache, share):
 # Writes that somebody waits for
 
 
+def test_a_write_that_came_to_nothing_is_not_confirmed(any_cache, share):
+    """What a job says of itself is the answer: a backend may drop a write in silence."""
+    assert not share().write(lambda cache: False, SOON)
+
+
 def test_a_write_is_confirmed(any_cache, share):
     """A write that is waited for is done when the answer says so, and others read it."""
-    assert share().write(lambda cache: cache.set("ada", "answer"), PATIENCE)
+    assert share().write(put("ada", "answer"), PATIENCE)
 
     assert share().get_many(["ada"], PATIENCE) == {"ada": "answer"}
 
@@ -449,7 +464,7 @@ def test_a_write_comes_after_those_before_it(any_cache, share):
     shared = share()
 
     shared.later(lambda cache: cache.set("ada", "first"))
-    assert shared.write(lambda cache: cache.set("ada", "second"), PATIENCE)
+    assert shared.write(put("ada", "second"), PATIENCE)
 
     assert shared.get_many(["ada"], PATIENCE) == {"ada": "second"}
 
@@ -459,7 +474,7 @@ def test_a_late_write_is_done_all_the_same(unruly, share, log):
     shared = share(read_seconds=PATIENCE)
     unruly.hang()
 
-    assert not shared.write(lambda cache: cache.set("ada", "answer"), SOON)
+    assert not shared.write(put("ada", "answer"), SOON)
     assert not shared.resting
     assert log() == []
 
@@ -485,7 +500,7 @@ def test_a_hanging_cache_is_given_up(unruly, share, log):
     "ask",
     [
         lambda shared: shared.get_many(["ada"], SOON),
-        lambda shared: shared.write(lambda cache: cache.set("all", "a"), SOON),
+        lambda shared: shared.write(put("all", "a"), SOON),
     ],
     ids=["get_many", "write"],
 )
@@ -513,7 +528,7 @@ def test_a_claim_on_a_hanging_cache_is_undecided(unruly, share):
     [
         (lambda shared: shared.get_many(["ada"], PATIENCE), None),
         (lambda shared: shared.claim("probe", 60), None),
-        (lambda shared: shared.write(lambda cache: cache.set("all", "a"), SOON), False),
+        (lambda shared: shared.write(put("all", "a"), SOON), False),
     ],
     ids=["get_many", "claim", "write"],
 )
@@ -549,7 +564,7 @@ def test_a_resting_cache_is_left_alone(unruly, share, clock):
     clock.now += REST_SECONDS - 0.001
     assert shared.get_many(["ada"], PATIENCE) is None
     assert shared.claim("probe", 60) is None
-    assert not shared.write(lambda cache: cache.set("all", "a"), PATIENCE)
+    assert not shared.write(put("all", "a"), PATIENCE)
     assert len(unruly.calls) == 1
 
     clock.now += 0.001

@@ -389,6 +389,7 @@ def test_a_lost_token_is_a_miss(process, start, recording, lost):
 def test_lost_tokens_come_back_as_others(process, recording):
     """Tokens are random: those that replace lost ones are not the same again."""
     before = process.read().generation
+    assert process.shared.settle(PATIENCE)
     for token in recording.added:
         caches["durable"].delete(token)
 

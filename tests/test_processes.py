@@ -149,8 +149,7 @@ def start_watched(names: list[str]) -> dict[str, Any]:
     import django
 
     django.setup()
-    import posthog
-import posthog.client
+    import posthog.client
 
     from olposthog import conf, evaluation
 
@@ -337,7 +336,7 @@ def source_of(person: str) -> str:
 
 def read_and_deliver(person: str) -> list[Any]:
     """Read a flag, and see the event off."""
-    import posthog
+    import posthog.client
 
     from olposthog.features import is_enabled
 

@@ -39,7 +39,7 @@ class Alone:
     def claim(self, name: str, lifetime_seconds: float) -> bool | None:
         return None
 
-    def restore(self, state: str) -> None:
+    def restore(self, state: str, *, over: str | None) -> None:
         """Write nothing."""
 
     def announce(self, state: str, name: str, news: Callable[[], None]) -> None:

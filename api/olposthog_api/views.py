@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
@@ -69,8 +69,8 @@ class FeaturesThrottle(ScopedRateThrottle):
 
     def get_rate(self) -> str | None:
         """Return the host project's rate, as it is now."""
-        rates: Mapping[str, str | None] = api_settings.DEFAULT_THROTTLE_RATES
-        return rates.get(self.scope or "")
+        rates = api_settings.DEFAULT_THROTTLE_RATES
+        return cast("str | None", rates.get(self.scope or ""))
 
 
 class FeatureViewSet(ViewSet):
