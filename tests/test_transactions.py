@@ -246,7 +246,7 @@ def clear_amid_writes() -> dict[str, Any]:
     return {
         "after": sources_in_another_process("ann"),
         "written": Group.objects.count(),
-        "warned": any("not cleared" in message for message in heard.messages),
+        "warned": any("did not confirm" in message for message in heard.messages),
     }
 
 

@@ -171,10 +171,16 @@ def _client_snapshot(request: Request) -> FlagSnapshot:
 def _conditional(request: Request, rendered: Rendered) -> HttpResponse:
     headers = {"ETag": rendered.etag}
     # Not Django's `get_conditional_response`: it answers other conditions too, with an HTML 412.
-    known = parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))
-    if "*" in known or any(etag.removeprefix("W/") == rendered.etag for etag in known):
+    known = request.META.get("HTTP_IF_NONE_MATCH")
+    if known and (known == rendered.etag or _names(known, rendered.etag)):
         return HttpResponseNotModified(headers=headers)
     return HttpResponse(rendered.body, content_type="application/json", headers=headers)
+
+
+def _names(known: str, etag: str) -> bool:
+    """Compare weakly: a proxy that compresses makes weak ETags of ours."""
+    etags = parse_etags(known)
+    return "*" in etags or any(one.removeprefix("W/") == etag for one in etags)
 
 
 def _features(snapshot: FlagSnapshot, keys: frozenset[str] | None) -> Rendered:
