@@ -11,6 +11,7 @@ from typing import Any
 
 import posthog
 import posthog.request
+import posthog.utils
 import requests
 from django.utils.functional import SimpleLazyObject
 from requests.adapters import HTTPAdapter
@@ -262,6 +263,9 @@ def client() -> posthog.Posthog:
                 disable_geoip=True,
                 enable_local_evaluation=False,
             )
+            # What the first event finds out about the machine, by running a program: find it out
+            # here, where no fork comes between and leaves the SDK's locks held for ever.
+            posthog.utils.system_context()
             _client = (settings, sdk)
         return _client[1]
 
@@ -281,9 +285,8 @@ def capture(
         log.exception("An event could not be queued for PostHog.")
 
 
-def _after_fork() -> None:
-    global _client_lock  # noqa: PLW0603  # the parent's thread that held it is not here
-    _client_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_client_lock.acquire,
+    after_in_parent=_client_lock.release,
+    after_in_child=_client_lock.release,
+)

@@ -9,6 +9,9 @@ from typing import Any
 
 from .snapshot import Decision, Evaluation
 
+MAX_LEVELS = 200
+"""How deeply a payload may be nested. Python 3.11 writes no more than about 900 levels."""
+
 
 class PostHogError(Exception):
     """PostHog gave no flags. The text is a reason fit for a log: no key, no person.
@@ -62,7 +65,7 @@ def _decision(record: Mapping[str, Any]) -> Decision:
         value = record["value"]
         if isinstance(value, int | float | dict) and not isinstance(value, bool):
             # A typed value is "on", and the value itself is the payload, as the SDK has it.
-            value, payload = True, value
+            value, payload = True, decoded(value)
     else:
         value = bool(record.get("enabled")) and (record.get("variant") or True)
     return Decision(
@@ -76,13 +79,31 @@ def _decision(record: Mapping[str, Any]) -> Decision:
 
 
 def decoded(payload: Any) -> Any:
-    """Decode a payload, which travels as JSON text; other text is the payload itself."""
+    """Decode a payload, which travels as JSON text; other text is the payload itself.
+
+    What is nested so deeply that whoever writes it again would fail stays text, or is left out.
+    """
     if not isinstance(payload, str):
-        return payload
+        return None if _is_deep(payload) else payload
     try:
-        return _loads(payload)
+        value = _loads(payload)
     except ValueError:
         return payload
+    return payload if _is_deep(value) else value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_LEVELS):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _loads(text: str | bytes) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from olposthog.protocol import PostHogError, decoded, parse
+from olposthog.protocol import MAX_LEVELS, PostHogError, decoded, parse
 from olposthog.snapshot import Decision, Evaluation
 
 NOW = 1_700_000_000.5
@@ -198,3 +198,20 @@ def test_unknown_fields_are_no_obstacle() -> None:
     flags = {"x": {"value": True, "shade": "new", "metadata": {"more": {}}}}
 
     assert parse(reply(flags, news=[1]), NOW).decisions == {"x": Decision(True)}
+
+
+@pytest.mark.parametrize("levels", [10, MAX_LEVELS, MAX_LEVELS + 1, 900])
+def test_payload_is_never_too_deep_to_be_written(levels: int) -> None:
+    """A payload nested beyond all use stays text, or is left out where it never was text."""
+    text = "[" * levels + "]" * levels
+    value = {"a": json.loads(text)}
+    flags = {
+        "text": {"value": True, "metadata": {"payload": text}},
+        "typed": {"value": value},
+    }
+
+    found = parse(reply(flags), NOW).decisions
+
+    deep = levels > MAX_LEVELS
+    assert found["text"] == Decision(True, payload=text if deep else json.loads(text))
+    assert found["typed"] == Decision(True, payload=value if levels < MAX_LEVELS else None)
