@@ -37,6 +37,8 @@ ERRORS = {
     "HOSTNAME": "olposthog.E020",
     "ENVIRONMENT": "olposthog.E021",
     "FEATURES": "olposthog.E022",
+    "POSTHOG_STALE_IF_ERROR_SECONDS": "olposthog.E023",
+    "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS": "olposthog.E024",
 }
 """The id of the error for each setting that cannot be used."""
 

@@ -179,6 +179,10 @@ class Settings:
     local_cache_max_entries: int = _setting(
         "POSTHOG_LOCAL_CACHE_MAX_ENTRIES", _whole_number(1), 1000
     )
+    stale_if_error_seconds: float = _setting("POSTHOG_STALE_IF_ERROR_SECONDS", _number(0), 0)
+    stale_while_revalidate_seconds: float = _setting(
+        "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS", _number(0), 0
+    )
     definitions_file: str = _setting("POSTHOG_FLAG_DEFINITIONS_FILE", _path, "")
     send_events: bool = _setting("POSTHOG_SEND_FEATURE_FLAG_EVENTS", _boolean, True)
     identity: Callable[..., Any] | None = _setting("POSTHOG_API_IDENTITY", _dotted_path, None)  # noqa: RUF009  # makes a field

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .snapshot import Runtime
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LOOK_AGAIN_SECONDS = 1.0
 """How often the file's modification time is looked at, at most."""
@@ -106,22 +108,28 @@ def read(path: str) -> Definitions:
         raise DefinitionsError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-class DefinitionsFile:
-    """The definitions in a file, read again when it changes.
+class DefinitionsFile(Generic[T]):
+    """What is made of the definitions in a file, and made again when it changes.
 
     A file that breaks while the process runs costs one warning: the last good version stays.
     """
 
-    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: str,
+        make: Callable[[Definitions], T],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._path = path
+        self._make = make
         self._clock = clock
         self._lock = threading.Lock()
         self._looked_at = -float("inf")
         self._stamp: tuple[int, ...] | None = None
         self._complained = False
-        self._loaded: Definitions | None = None
+        self._loaded: T | None = None
 
-    def current(self) -> Definitions | None:
+    def current(self) -> T | None:
         """Return the newest good version, or None while there has been none."""
         if self._clock() - self._looked_at < LOOK_AGAIN_SECONDS:
             return self._loaded
@@ -143,7 +151,7 @@ class DefinitionsFile:
             return
         self._stamp = stamp
         try:
-            self._loaded = read(self._path)
+            self._loaded = self._make(read(self._path))
         except DefinitionsError as error:
             self._complain(str(error))
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 import time
 import zlib
@@ -22,6 +23,8 @@ from .snapshot import Evaluation
 if TYPE_CHECKING:
     from django.core.cache.backends.base import BaseCache
 
+REFRESH_CLAIM_SECONDS = 600
+"""How long the claim to refresh an entry is kept; it names one evaluation, so once is enough."""
 GENERATION_BUCKETS = 64
 """Clearing one person also clears the others of the same bucket, which spares a row for each."""
 
@@ -30,7 +33,8 @@ GENERATION_BUCKETS = 64
 class Found:
     """What one read of the shared cache brought."""
 
-    fresh: Evaluation | None
+    known: Evaluation | None
+    """The newest evaluation of the question, fresh or not; see `Entries.overdue`."""
     state: object
     """The circuit breaker's state as it stands there; None when it is missing."""
     generation: tuple[str, str]
@@ -45,9 +49,12 @@ class Entries:
         shared: SharedCache,
         project: str,
         state_key: str,
+        *,
+        stale_seconds: float = 0,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._shared = shared
+        self._stale_seconds = stale_seconds
         self._prefix = f"olposthog:{project}:entry:"
         self._generation_prefix = f"{control_prefix(project)}generation:"
         self._state_key = state_key
@@ -55,7 +62,7 @@ class Entries:
         self._coming: dict[str, str] = {}  # tokens that were missing and are being written
 
     def read(self, question: str, distinct_id: str, seconds: float) -> Found | None:
-        """Return the entry for a question, if it is fresh, and the breaker's state with it.
+        """Return the entry for a question, and the breaker's state with it.
 
         None when the shared cache could not be read within `seconds`.
         """
@@ -66,19 +73,36 @@ class Entries:
             return None
         everyone, bucket = (self._token(name, found.get(name)) for name in tokens)
         return Found(
-            fresh=self._fresh(found.get(key), (everyone, bucket)),
+            known=self._known(found.get(key), (everyone, bucket)),
             state=found.get(self._state_key),
             generation=(everyone, bucket),
         )
 
     def keep(self, question: str, evaluation: Evaluation, generation: tuple[str, str]) -> None:
         """Store an evaluation that was asked for in `generation`, without waiting for it."""
+        fresh_seconds = self._shared.timeout_seconds
+        lifetime = None if fresh_seconds is None else fresh_seconds + self._stale_seconds
 
         def write(cache: BaseCache) -> None:
             entry = {"generation": generation, "evaluation": evaluation.to_json()}
-            cache.set(self._key(question), json.dumps(entry), self._shared.timeout_seconds)
+            cache.set(self._key(question), json.dumps(entry), lifetime)
 
         self._shared.later(write)
+
+    def overdue(self, evaluation: Evaluation) -> float:
+        """Return for how many seconds an evaluation has been stale; negative while it is fresh.
+
+        Judged by what it says itself, not by whether a cache still has it.
+        """
+        fresh_seconds = self._shared.timeout_seconds
+        if fresh_seconds is None:
+            return -math.inf
+        return self._wall() - evaluation.evaluated_at - fresh_seconds
+
+    def claim_refresh(self, question: str, known: Evaluation, attempt: int) -> bool:
+        """Return whether this process is the one in the fleet to replace an overdue evaluation."""
+        name = f"{self._key(question)}:{known.evaluated_at}:{attempt}"
+        return self._shared.claim(name, REFRESH_CLAIM_SECONDS) is not False
 
     def clear(self, distinct_id: str | None, seconds: float) -> bool:
         """Make a person's entries, or all, misses; return whether that was done in time."""
@@ -117,19 +141,14 @@ class Entries:
             return f"{self._generation_prefix}all"
         return f"{self._generation_prefix}{zlib.crc32(_encoded(distinct_id)) % GENERATION_BUCKETS}"
 
-    def _fresh(self, text: Any, generation: tuple[str, str]) -> Evaluation | None:
+    def _known(self, text: Any, generation: tuple[str, str]) -> Evaluation | None:
         try:
             entry = json.loads(text)
             if tuple(entry["generation"]) != generation:
                 return None
-            evaluation = Evaluation.from_json(entry["evaluation"])
+            return Evaluation.from_json(entry["evaluation"])
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
             return None  # nothing there, or not as this version writes it
-        # Freshness is judged by what the entry says, not by whether the cache still has it.
-        timeout = self._shared.timeout_seconds
-        if timeout is not None and self._wall() - evaluation.evaluated_at >= timeout:
-            return None
-        return evaluation
 
 
 def _encoded(text: str) -> bytes:

@@ -1,9 +1,9 @@
 """Where an answer comes from: the order of sources, for one process.
 
-    process cache → local evaluation → shared cache → PostHog → settings.FEATURES
+    process cache → local evaluation → shared cache → PostHog → stale → settings.FEATURES
 
 The first two are at hand. The rest is a flight: it has a deadline, and all callers for one person
-share it.
+share it. What definitions decide takes precedence in all that follows.
 """
 
 from __future__ import annotations
@@ -11,33 +11,39 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.signals import setting_changed
 
 from . import conf
-from .breaker import Breaker, CacheLedger
+from .breaker import Breaker, CacheLedger, State
 from .cache import READ_SECONDS, ProcessCache, SharedCache
 from .definitions import DefinitionsFile
-from .entries import Entries, control_prefix
+from .entries import Entries, Found, control_prefix
 from .exposures import Exposures
 from .flight import Flights, Saturated, Workers
-from .gateway import Gateway
+from .gateway import Gateway, LocalEvaluation, LocalEvaluator
 from .identity import Identity, plain
+from .polling import DefinitionsPoll
 from .remote import CALLS, Remote
 from .snapshot import Evaluation, FlagSnapshot, Runtime, Source, answer
 from .visibility import withheld
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 FLIGHTS = 16
 """How many flights one process has in the air at most; the others wait on the ground."""
+REFRESHES = 4
+"""How many overdue answers one process has replaced in the background at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,15 @@ class Query:
     def of(cls, identity: Identity, runtime: Runtime) -> Query:
         """Make the query; raises TypeError or ValueError for properties that are no JSON values."""
         return cls(identity, runtime, identity.key(runtime))
+
+
+@dataclass(frozen=True, slots=True)
+class LastKnown:
+    """PostHog's newest answer to a question, as far as this process has seen."""
+
+    evaluation: Evaluation
+    generation: tuple[str, str] | None
+    """What it belongs to in the shared cache; None when that could not be read."""
 
 
 class Evaluator:
@@ -80,10 +95,22 @@ class Evaluator:
             read_seconds=min(READ_SECONDS, settings.trip_threshold_seconds / 4),
             clock=clock,
         )
+        self._last_known: ProcessCache[LastKnown] = ProcessCache(
+            math.inf, settings.local_cache_max_entries, clock
+        )
         project = _digest(settings.project_api_key, settings.api_host)[:16]
-        ledger = CacheLedger(self.shared, control_prefix(project))
+        controls = control_prefix(project)
+        ledger = CacheLedger(self.shared, controls)
         self._state_key = ledger.state_key
-        self._entries = Entries(self.shared, project, ledger.state_key, wall)
+        self._entries = Entries(
+            self.shared,
+            project,
+            ledger.state_key,
+            stale_seconds=max(
+                settings.stale_if_error_seconds, settings.stale_while_revalidate_seconds
+            ),
+            wall=wall,
+        )
         self.breaker = Breaker(
             ledger,
             failure_threshold=settings.failure_threshold,
@@ -92,14 +119,11 @@ class Evaluator:
             clock=clock,
             wall=wall,
         )
-        self.definitions = (
-            DefinitionsFile(settings.definitions_file, clock) if settings.offline else None
-        )
         self._asks_posthog = settings.enabled and not settings.problems and not settings.offline
         self.exposures = Exposures(settings)
-        self._gateway = Gateway(settings, connections=CALLS, clock=clock, wall=wall)
+        gateway = Gateway(settings, connections=CALLS, clock=clock, wall=wall)
         self._remote = Remote(
-            self._gateway,
+            gateway,
             self.breaker,
             self._mirror_breaker,
             slow_seconds=self._flight_seconds * 0.95,
@@ -108,13 +132,31 @@ class Evaluator:
         self._flights: Flights[FlagSnapshot] = Flights(
             Workers("olposthog-flight", size=FLIGHTS, backlog=10_000)
         )
+        self._refreshes: Flights[None] = Flights(
+            Workers("olposthog-refresh", size=REFRESHES, backlog=100)
+        )
+        self.file: DefinitionsFile[LocalEvaluator] | None = None
+        self.poll: DefinitionsPoll[LocalEvaluator] | None = None
+        if settings.offline:
+            self.file = DefinitionsFile(settings.definitions_file, LocalEvaluator, clock)
+        elif self._asks_posthog and settings.personal_api_key:
+            self.poll = DefinitionsPoll(
+                gateway,
+                self.shared,
+                controls,
+                LocalEvaluator,
+                interval_seconds=settings.poll_interval_seconds,
+                clock=clock,
+                wall=wall,
+            )
         for problem in settings.problems if settings.enabled else ():
             log.error("%s %s Until then settings.FEATURES answers.", problem.message, problem.hint)
 
     def close(self) -> None:
         """End the threads once they have nothing to do; whoever still asks gets the fallback."""
-        for part in (self._flights, self._remote, self.shared):
-            part.close()
+        for part in (self.poll, self._refreshes, self._flights, self._remote, self.shared):
+            if part is not None:
+                part.close()
 
     def at_hand(self, query: Query) -> FlagSnapshot | None:
         """Return the answer if it takes no waiting, else None: take a flight."""
@@ -126,10 +168,14 @@ class Evaluator:
             snapshot = self._answer(None, Source.DISABLED, query)
         elif self.settings.problems:
             snapshot = self._answer(None, Source.FALLBACK, query)
-        elif self.definitions is not None:
-            snapshot = self._safely(lambda: self._evaluate_locally(query), query)
         else:
-            return None
+            local = self._safely(lambda: self._decide_locally(query))
+            if local is not None and not (self.poll and local.undecided):
+                snapshot = self._answer(local.evaluation, Source.LOCAL, query)
+            elif self.file:
+                snapshot = self._answer(None, Source.FALLBACK, query)
+            else:
+                return None
         self.recent.put(query.key, snapshot, generation)
         return snapshot
 
@@ -150,14 +196,18 @@ class Evaluator:
             return landed
 
     def give_up(self, query: Query) -> FlagSnapshot:
-        """Return the fallback, and remember it: thirty checks in one request wait once."""
-        snapshot = self._answer(None, Source.FALLBACK, query)
+        """Return what is known without PostHog and the shared cache, and remember it.
+
+        So thirty checks in one request wait once.
+        """
+        snapshot = self._do_without(query, self._known(query, None), self._decided(query))
         self.recent.put(query.key, snapshot, self.recent.generation)
         return snapshot
 
     def clear(self, distinct_id: str | None) -> None:
         """Forget one person's answers, or everybody's, here and in the shared cache."""
         self.recent.clear()
+        self._last_known.clear()
         shares = self._asks_posthog and self.shared.alias is not None
         if shares and not self._entries.clear(distinct_id, self.wait_seconds):
             log.warning("The shared cache did not confirm in time that its flags are cleared.")
@@ -166,46 +216,123 @@ class Evaluator:
         known = self.recent.get(query.key)  # landed between the caller's look and its boarding
         if known is not None:
             return known
-        snapshot = self._safely(lambda: self._look_up(query, deadline), query)
+        snapshot = self._safely(lambda: self._look_up(query, generation, deadline))
+        if snapshot is None:
+            snapshot = self._answer(None, Source.FALLBACK, query)
         self.recent.put(query.key, snapshot, generation)
         return snapshot
 
-    def _safely(self, source: Callable[[], FlagSnapshot], query: Query) -> FlagSnapshot:
+    def _safely(self, source: Callable[[], T | None]) -> T | None:
         try:
             return source()
         except Exception:
             log.exception("Evaluating flags failed in an unforeseen way; FEATURES answers.")
-            return self._answer(None, Source.FALLBACK, query)
+            return None
 
-    def _look_up(self, query: Query, deadline: float) -> FlagSnapshot:
-        question = "\n".join((*query.key, self.settings.environment))
-        found = self._entries.read(question, query.identity.distinct_id, deadline - self._clock())
+    def _look_up(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
+        if self.poll:
+            self.poll.after_first_look((deadline - self._clock()) / 4)
+        local = self._decide_locally(query)
+        if local is not None and not local.undecided:
+            return self._answer(local.evaluation, Source.LOCAL, query)
+        decided = local.evaluation if local else None
+        found = self._entries.read(
+            self._question(query), query.identity.distinct_id, deadline - self._clock()
+        )
         if found is not None:
             self.breaker.mirror(found.state)
-            if found.fresh is not None:
-                return self._answer(found.fresh, Source.POSTHOG, query)
+        known = self._known(query, found)
+        if known is not None:
+            overdue = self._entries.overdue(known)
+            if overdue < 0:
+                return self._answer(known, Source.POSTHOG, query, decided)
+            if overdue < self.settings.stale_while_revalidate_seconds:
+                self._refresh(query, found, known, generation)
+                can_ask = self.breaker.state is State.CLOSED
+                source = Source.POSTHOG if can_ask else Source.STALE
+                return self._answer(known, source, query, decided)
+        evaluation = self._ask(query, found, deadline)
+        if evaluation is None:
+            return self._do_without(query, known, decided)
+        return self._answer(evaluation, Source.POSTHOG, query, decided)
+
+    def _known(self, query: Query, found: Found | None) -> Evaluation | None:
+        """Return the newest answer that was not cleared: the fleet's, else this process's own.
+
+        The own one counts while the shared cache cannot be read, or has not got it yet.
+        """
+        if found is not None and found.known is not None:
+            known = LastKnown(found.known, found.generation)
+            self._last_known.put(query.key, known, self._last_known.generation)
+            return found.known
+        own = self._last_known.get(query.key)
+        if own is None or (found is not None and own.generation != found.generation):
+            return None
+        return own.evaluation
+
+    def _ask(self, query: Query, found: Found | None, deadline: float) -> Evaluation | None:
+        """Ask PostHog, and keep what it says for everyone."""
+        known_under = self._last_known.generation
         evaluation = self._remote.evaluate(
             query.identity, self._person_properties(query.identity), query.runtime, deadline
         )
-        if evaluation is None:
-            return self._answer(None, Source.FALLBACK, query)
-        if found is not None:
-            self._entries.keep(question, evaluation, found.generation)
-        return self._answer(evaluation, Source.POSTHOG, query)
+        if evaluation is not None:
+            known = LastKnown(evaluation, found.generation if found else None)
+            self._last_known.put(query.key, known, known_under)
+            if found is not None:
+                self._entries.keep(self._question(query), evaluation, found.generation)
+        return evaluation
+
+    def _refresh(
+        self, query: Query, found: Found | None, known: Evaluation, generation: object
+    ) -> None:
+        """Replace an overdue answer in the background, once in the fleet, and again if it fails."""
+
+        def refresh() -> None:
+            attempt = int(self._entries.overdue(known) // self.settings.trip_threshold_seconds)
+            if found and not self._entries.claim_refresh(self._question(query), known, attempt):
+                return
+            evaluation = self._ask(query, found, self._clock() + self._flight_seconds)
+            if evaluation is not None:
+                fresh = self._answer(evaluation, Source.POSTHOG, query, self._decided(query))
+                self.recent.put(query.key, fresh, generation)
+
+        try:
+            self._refreshes.join((query.key, generation), lambda: self._safely(refresh))
+        except Saturated:
+            log.debug("Too many refreshes wait; one is left to a later check.")
+
+    def _do_without(
+        self, query: Query, known: Evaluation | None, decided: Evaluation | None
+    ) -> FlagSnapshot:
+        """Answer while PostHog cannot be asked: the last known values where allowed."""
+        overdue = math.inf if known is None else self._entries.overdue(known)
+        if known is not None and overdue < self.settings.stale_if_error_seconds:
+            return self._answer(known, Source.STALE, query, decided)
+        return self._answer(decided, Source.FALLBACK, query)
 
     def _mirror_breaker(self) -> None:
         found = self.shared.get_many([self._state_key], READ_SECONDS)
         if found is not None:
             self.breaker.mirror(found.get(self._state_key))
 
-    def _evaluate_locally(self, query: Query) -> FlagSnapshot:
-        definitions = self.definitions.current() if self.definitions else None
-        if definitions is None:
-            return self._answer(None, Source.FALLBACK, query)
-        evaluation = self._gateway.evaluate_locally(
-            definitions, query.identity, self._person_properties(query.identity), query.runtime
-        )
-        return self._answer(evaluation, Source.LOCAL, query)
+    def _evaluator(self) -> LocalEvaluator | None:
+        source = self.file or self.poll
+        return source.current() if source else None
+
+    def _decide_locally(self, query: Query) -> LocalEvaluation | None:
+        evaluator = self._evaluator()
+        if evaluator is None:
+            return None
+        properties = self._person_properties(query.identity)
+        return evaluator.evaluate(query.identity, properties, query.runtime)
+
+    def _decided(self, query: Query) -> Evaluation | None:
+        local = self._safely(lambda: self._decide_locally(query))
+        return local.evaluation if local else None
+
+    def _question(self, query: Query) -> str:
+        return "\n".join((*query.key, self.settings.environment))
 
     def _person_properties(self, identity: Identity) -> dict[str, Any]:
         properties: dict[str, Any] = {"user_id": identity.distinct_id}
@@ -213,10 +340,17 @@ class Evaluator:
             properties["environment"] = self.settings.environment
         return properties | plain(identity.person_properties)
 
-    def _answer(self, evaluation: Evaluation | None, source: Source, query: Query) -> FlagSnapshot:
-        definitions = self.definitions.current() if self.definitions else None
+    def _answer(
+        self,
+        evaluation: Evaluation | None,
+        source: Source,
+        query: Query,
+        decided: Evaluation | None = None,
+    ) -> FlagSnapshot:
+        evaluator = self._evaluator()
+        definitions = evaluator.definitions if evaluator else None
         return answer(
-            evaluation,
+            evaluation and evaluation.with_local(decided),
             {
                 key: value
                 for key, value in self.settings.features.items()

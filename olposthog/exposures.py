@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from . import conf, gateway
-from .snapshot import Decision, Evaluation, FlagSnapshot
+from .snapshot import LOCAL_REASON, Decision, Evaluation, FlagSnapshot
 
 REMEMBERED = 50_000
 """How many exposures a process remembers in order not to report them again."""
@@ -50,6 +50,7 @@ class Exposures:
 def _properties(
     snapshot: FlagSnapshot, evaluation: Evaluation, key: str, decision: Decision
 ) -> dict[str, Any]:
+    locally = decision.reason == LOCAL_REASON
     properties: dict[str, Any] = {
         "$feature_flag": key,
         "$feature_flag_response": decision.value,
@@ -58,9 +59,9 @@ def _properties(
         "$feature_flag_version": decision.version,
         "$feature_flag_reason": decision.description or decision.reason,
         "$feature_flag_payload": decision.payload,
-        "$feature_flag_request_id": evaluation.request_id,
+        "$feature_flag_request_id": None if locally else evaluation.request_id,
         "$feature_flag_evaluated_at": int(evaluation.evaluated_at * 1000),
-        "locally_evaluated": evaluation.request_id is None,
+        "locally_evaluated": locally,
     }
     if snapshot.anonymous:
         properties["$process_person_profile"] = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -11,6 +11,10 @@ from typing import Any, TypeAlias
 
 JSON: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
 """What a payload may be."""
+
+
+LOCAL_REASON = "local"
+"""The reason code of what was decided by flag definitions in this process."""
 
 
 class Source(StrEnum):
@@ -21,9 +25,9 @@ class Source(StrEnum):
     POSTHOG = "posthog"
     """PostHog itself, now or within the cache's lifetime."""
     STALE = "stale"
-    """PostHog, longer ago than the cache's lifetime."""
+    """PostHog, longer ago than the cache's lifetime, because it cannot be asked now."""
     FALLBACK = "fallback"
-    """`settings.FEATURES`, because nothing better could be had."""
+    """`settings.FEATURES`, because nothing better could be had; what definitions decide stays."""
     DISABLED = "disabled"
     """`settings.FEATURES`, because POSTHOG_ENABLED is off."""
 
@@ -43,7 +47,7 @@ class Decision:
     """On, off, or the name of a variant."""
     payload: JSON = None
     reason: str = ""
-    """PostHog's reason code, such as `condition_match`."""
+    """PostHog's reason code, such as `condition_match`; `LOCAL_REASON` for a local evaluation."""
     description: str = ""
     """PostHog's reason in words."""
     id: int | None = None
@@ -59,6 +63,12 @@ class Evaluation:
     """Seconds since the epoch, by the clock of the machine that evaluated."""
     request_id: str | None = None
     """PostHog's name for the request; None for a local evaluation."""
+
+    def with_local(self, local: Evaluation | None) -> Evaluation:
+        """Return an evaluation in which what was decided locally takes precedence."""
+        if local is None:
+            return self
+        return replace(self, decisions={**self.decisions, **local.decisions})
 
     def to_json(self) -> dict[str, JSON]:
         """Return the evaluation as plain JSON values."""

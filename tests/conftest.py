@@ -9,7 +9,8 @@ import pytest
 from django.core.cache import caches
 from pytest_django import Settings
 
-from olposthog import evaluation, gateway
+from olposthog import evaluation
+from olposthog.gateway import events
 from tests.posthog_server import PostHogServer
 
 
@@ -24,7 +25,7 @@ def posthog() -> Iterator[PostHogServer]:
 
 def deliver_events() -> None:
     """End the SDK's client, which would go on delivering events to a server that is gone."""
-    kept, gateway._client = gateway._client, None
+    kept, events._client = events._client, None
     posthog_sdk.default_client = None
     if kept:
         kept[1].shutdown()

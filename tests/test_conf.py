@@ -115,6 +115,22 @@ SETTINGS = [
         "POSTHOG_CACHE_ALIAS", "cache_alias", "durable", "default", "default", ["nowhere", 42, []]
     ),
     Setting(
+        "POSTHOG_STALE_IF_ERROR_SECONDS",
+        "stale_if_error_seconds",
+        0,
+        86400,
+        86400,
+        [-1, "86400", True, float("nan"), float("inf")],
+    ),
+    Setting(
+        "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS",
+        "stale_while_revalidate_seconds",
+        0,
+        0.5,
+        0.5,
+        [-1, "60", False, float("nan"), float("inf")],
+    ),
+    Setting(
         "POSTHOG_LOCAL_CACHE_SECONDS",
         "local_cache_seconds",
         5,

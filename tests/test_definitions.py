@@ -83,8 +83,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def file(disk: DefinitionsOnDisk, clock: Clock) -> DefinitionsFile:
-    return DefinitionsFile(str(disk.path), clock)
+def file(disk: DefinitionsOnDisk, clock: Clock) -> DefinitionsFile[Definitions]:
+    return DefinitionsFile(str(disk.path), lambda definitions: definitions, clock)
 
 
 def keys(definitions: Definitions | None) -> list[str] | None:
@@ -203,7 +203,9 @@ def test_missing_file_says_so(tmp_path: Path) -> None:
 # ---- the file, over time
 
 
-def test_file_is_read_once(disk: DefinitionsOnDisk, file: DefinitionsFile, clock: Clock) -> None:
+def test_file_is_read_once(
+    disk: DefinitionsOnDisk, file: DefinitionsFile[Definitions], clock: Clock
+) -> None:
     """While the file stays as it is, so does what was read from it."""
     disk.write(flag("a"))
 
@@ -215,7 +217,7 @@ def test_file_is_read_once(disk: DefinitionsOnDisk, file: DefinitionsFile, clock
 
 
 def test_changed_file_is_read_again(
-    disk: DefinitionsOnDisk, file: DefinitionsFile, clock: Clock
+    disk: DefinitionsOnDisk, file: DefinitionsFile[Definitions], clock: Clock
 ) -> None:
     """A new version is in use after a moment, in which the file is not looked at."""
     disk.write(flag("a"))
@@ -229,7 +231,7 @@ def test_changed_file_is_read_again(
 
 
 def test_replaced_file_is_read_again(
-    disk: DefinitionsOnDisk, file: DefinitionsFile, clock: Clock
+    disk: DefinitionsOnDisk, file: DefinitionsFile[Definitions], clock: Clock
 ) -> None:
     """A file put in the place of another one counts as changed, also with the same times."""
     disk.write(flag("a"))
@@ -244,7 +246,7 @@ def test_replaced_file_is_read_again(
 
 def test_broken_file_keeps_the_last_good_version(
     disk: DefinitionsOnDisk,
-    file: DefinitionsFile,
+    file: DefinitionsFile[Definitions],
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -277,7 +279,7 @@ def test_broken_file_keeps_the_last_good_version(
 @pytest.mark.parametrize("text", [None, "{", "[]"], ids=["missing", "no JSON", "malformed"])
 def test_file_that_is_broken_from_the_start(
     disk: DefinitionsOnDisk,
-    file: DefinitionsFile,
+    file: DefinitionsFile[Definitions],
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
     text: str | None,

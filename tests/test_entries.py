@@ -99,7 +99,7 @@ class Process:
     def __init__(self, wall: Clock, project: str = "project") -> None:
         self.wall = wall
         self.shared = SharedCache("durable", read_seconds=PATIENCE)
-        self.entries = Entries(self.shared, project, STATE_KEY, wall)
+        self.entries = Entries(self.shared, project, STATE_KEY, wall=wall)
 
     def read(self, question: str = "ada's flags", distinct_id: str = "ada") -> Any:
         found = self.entries.read(question, distinct_id, PATIENCE)
@@ -107,8 +107,9 @@ class Process:
         return found
 
     def fresh(self, question: str = "ada's flags", distinct_id: str = "ada") -> Evaluation | None:
-        found: Evaluation | None = self.read(question, distinct_id).fresh
-        return found
+        """Return the entry while it is fresh."""
+        known: Evaluation | None = self.read(question, distinct_id).known
+        return known if known and self.entries.overdue(known) < 0 else None
 
     def keep(
         self,
@@ -164,7 +165,7 @@ def test_nothing_is_found_before_it_is_kept(process):
     """Without an entry there is no answer, but a generation for one to come."""
     found = process.read()
 
-    assert found.fresh is None
+    assert found.known is None
     assert found.state is None
     assert len(found.generation) == 2
 
@@ -217,7 +218,7 @@ def test_an_entry_is_json_text(process, recording):
 
 def test_no_shared_cache_finds_nothing(wall):
     """Without a cache to ask, there is neither an answer nor a generation."""
-    nowhere = Entries(SharedCache(None), "project", STATE_KEY, wall)
+    nowhere = Entries(SharedCache(None), "project", STATE_KEY, wall=wall)
 
     assert nowhere.read("ada's flags", "ada", PATIENCE) is None
     assert not nowhere.clear("ada", PATIENCE)

@@ -22,6 +22,7 @@ from olposthog.features import (
     get_feature_flag_payload,
     is_enabled,
 )
+from olposthog.gateway import events
 from olposthog.identity import Identity
 from tests.posthog_faults import Hang, Refuse, Status
 from tests.posthog_server import Flag, PostHogServer, Variant
@@ -240,7 +241,7 @@ def test_disabled_site_reports_nothing(posthog: PostHogServer, settings: Setting
 
     assert is_enabled("beta", opt_unique_id="u1") is True
 
-    assert gateway._client is None
+    assert events._client is None
     assert posthog.requests == []
 
 
@@ -251,7 +252,7 @@ def test_events_can_be_switched_off(enabled: PostHogServer, settings: Settings) 
 
     assert is_enabled("beta", opt_unique_id="u1") is True
 
-    assert gateway._client is None
+    assert events._client is None
     assert delivered(enabled) == []
 
 
@@ -266,7 +267,7 @@ def test_offline_file_reports_nothing(
 
     assert is_enabled("beta", opt_unique_id="u1") is True
 
-    assert gateway._client is None
+    assert events._client is None
     assert enabled.requests == []
 
 

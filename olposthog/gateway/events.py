@@ -1,0 +1,65 @@
+"""Events for PostHog: the SDK's client, one for each process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any
+
+import posthog
+import posthog.utils
+from django.utils.functional import SimpleLazyObject
+
+from olposthog import conf
+
+log = logging.getLogger(__name__)
+
+_client: tuple[conf.Settings, posthog.Posthog] | None = None
+_client_lock = threading.Lock()
+
+
+def client() -> posthog.Posthog:
+    """Return the process's SDK client for events, built on first use.
+
+    It evaluates no flags. Its thread starts with it.
+    """
+    global _client  # noqa: PLW0603  # one client per process, as the SDK wants it
+    settings = conf.current()
+    with _client_lock:
+        if _client is None or _client[0] is not settings:
+            sdk = posthog.Posthog(
+                settings.project_api_key,
+                host=settings.api_host,
+                max_retries=settings.max_retries,
+                feature_flags_request_timeout_seconds=settings.timeout_seconds,
+                disable_geoip=True,
+                enable_local_evaluation=False,
+            )
+            # What the first event finds out about the machine, by running a program: find it out
+            # here, where no fork comes between and leaves the SDK's locks held for ever.
+            posthog.utils.system_context()
+            _client = (settings, sdk)
+        return _client[1]
+
+
+def install_client() -> None:
+    """Make `posthog.capture(…)` and its like use `client()`, without building it yet."""
+    posthog.default_client = SimpleLazyObject(client)  # type: ignore[assignment]  # stands in for it
+
+
+def capture(
+    event: str, distinct_id: str, properties: dict[str, Any], groups: dict[str, str]
+) -> None:
+    """Queue an event for PostHog; a background thread delivers it. Never waits, never raises."""
+    try:
+        client().capture(event, distinct_id=distinct_id, properties=properties, groups=groups)
+    except Exception:
+        log.exception("An event could not be queued for PostHog.")
+
+
+os.register_at_fork(
+    before=_client_lock.acquire,
+    after_in_parent=_client_lock.release,
+    after_in_child=_client_lock.release,
+)

@@ -1,0 +1,262 @@
+"""Flag definitions from PostHog: one process of the fleet fetches them, the others read along.
+
+PostHog bills each fetch as ten requests, so the fleet makes one in POSTHOG_POLL_INTERVAL. The
+definitions stand in the shared cache without an expiry, and stay in use while PostHog has nothing
+new, fails, or refuses. All work is done in one background thread of each process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from .cache import READ_SECONDS, SharedCache
+from .definitions import Definitions, DefinitionsError, parse
+from .protocol import PostHogError
+
+if TYPE_CHECKING:
+    from django.core.cache.backends.base import BaseCache
+
+    from .gateway import Fetched
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FETCH_SECONDS = 10.0
+"""How long a fetch may take; while the fleet has no definitions, also the pause between two."""
+LOOK_SECONDS = 5.0
+"""How often a process looks whether the fleet has newer definitions, at least."""
+
+
+class Fetcher(Protocol):
+    """Whoever can ask PostHog for definitions; raises `PostHogError`."""
+
+    def fetch_definitions(self, etag: str | None, *, deadline: float) -> Fetched:
+        """Return the definitions, or that they are still what `etag` names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the fleet knows of the definitions, without the definitions themselves."""
+
+    token: str
+    """Names this turn of the fleet, and is never used for another."""
+    checked_at: float
+    """When PostHog last said what they are; where it never has, when it was first asked."""
+    digest: str = ""
+    """Of the definitions' text; empty while the fleet has none."""
+    etag: str | None = None
+    fetched_at: float | None = None
+    """When PostHog sent this version."""
+    failure: str = ""
+    """Why the last fetch failed; empty when it did not."""
+
+    @classmethod
+    def from_text(cls, text: object) -> Head | None:
+        """Read what `to_text` wrote; anything else is None."""
+        try:
+            head = cls(**json.loads(text))  # type: ignore[arg-type]  # whatever the cache holds
+            texts = (head.token, head.digest, head.failure, head.etag or "")
+            if not all(isinstance(one, str) for one in texts) or not math.isfinite(head.checked_at):
+                return None
+        except (RecursionError, TypeError, ValueError):
+            return None
+        return head
+
+    def to_text(self) -> str:
+        """Return the head as the shared cache keeps it."""
+        return json.dumps(asdict(self))
+
+
+class DefinitionsPoll(Generic[T]):
+    """One process's share in keeping the fleet's definitions new, and what is made of them."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        shared: SharedCache,
+        prefix: str,
+        make: Callable[[Definitions], T],
+        *,
+        interval_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._fetcher = fetcher
+        self._shared = shared
+        self._prefix = f"{prefix}definitions:"
+        self._make = make
+        self._interval = interval_seconds
+        self._clock = clock
+        self._wall = wall
+        self._head: Head | None = None
+        self._text = ""
+        self._loaded: T | None = None
+        self._loaded_digest = ""
+        self._last_turn = ""
+        self._has_looked = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def head(self) -> Head | None:
+        """What this process knows of the fleet's definitions; None while it knows nothing."""
+        return self._head
+
+    def current(self) -> T | None:
+        """Return what was made of the newest definitions, or None while there are none.
+
+        Never waits. The first call starts the background thread.
+        """
+        if self._thread is None:
+            self._start()
+        return self._loaded
+
+    def after_first_look(self, seconds: float) -> T | None:
+        """Return the same, once this process has looked into the shared cache."""
+        self._has_looked.wait(max(0.0, seconds))
+        return self.current()
+
+    def close(self) -> None:
+        """End the thread as soon as it has nothing under way."""
+        self._closed.set()
+
+    def look(self) -> None:
+        """Take over what the fleet has; fetch if that is due and this process's turn."""
+        found = self._shared.get_many([self._key("head")], READ_SECONDS)
+        if found is not None:
+            self._take_over(Head.from_text(found.get(self._key("head"))))
+        self._has_looked.set()
+        if self._is_our_turn():
+            self._fetch()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None or self._closed.is_set():
+                return
+            thread = threading.Thread(
+                target=self._keep_looking, name="olposthog-definitions", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is going down, or the system is out of threads
+                self._has_looked.set()
+            else:
+                self._thread = thread
+
+    def _keep_looking(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self.look()
+            except Exception:
+                log.exception("Looking for flag definitions failed in an unforeseen way.")
+            self._has_looked.set()
+            self._closed.wait(min(LOOK_SECONDS, self._interval / 4))
+
+    def _take_over(self, head: Head | None) -> None:
+        if head is None or (head.digest != self._loaded_digest and not self._load_shared(head)):
+            # Not there, or not usable. What this process has may be all that the fleet has.
+            if self._loaded_digest and self._head:
+                self._write(self._head, self._text)
+            return
+        self._head = head
+
+    def _load_shared(self, head: Head) -> bool:
+        if not head.digest:
+            return not self._loaded_digest
+        found = self._shared.get_many([self._key("body")], READ_SECONDS)
+        text = found.get(self._key("body")) if found else None
+        if not isinstance(text, str) or _digest(text) != head.digest:
+            return False
+        return self._load(text)
+
+    def _load(self, text: str) -> bool:
+        try:
+            definitions = parse(text, "PostHog's reply")
+        except DefinitionsError as error:
+            log.debug("Flag definitions cannot be used.", exc_info=error)
+            return False
+        self._loaded = self._make(definitions)
+        self._text, self._loaded_digest = text, _digest(text)
+        return True
+
+    def _is_our_turn(self) -> bool:
+        """Return whether a fetch is due, and the fleet's only one is this process's.
+
+        Turns are counted from the last answer, so a process that dies amid its own costs one.
+        """
+        now, head = self._wall(), self._head
+        window = self._interval if head and head.digest else FETCH_SECONDS
+        if head is None:
+            turn = f"first:{int(now // window)}"
+        else:
+            number = int((now - head.checked_at) // window)
+            if number < 1:
+                return False
+            turn = f"{head.token}:{number}"
+        if turn == self._last_turn:
+            return False
+        self._last_turn = turn
+        # A cache that cannot say whose turn it is leaves each process to itself.
+        return self._shared.claim(self._key(f"fetch:{turn}"), window * 2) is not False
+
+    def _fetch(self) -> None:
+        if self._head is None:
+            self._head = Head(secrets.token_hex(8), self._wall())
+            self._add(self._head)
+        head = self._head
+        etag = head.etag if head.digest == self._loaded_digest else None
+        try:
+            fetched = self._fetcher.fetch_definitions(etag, deadline=self._clock() + FETCH_SECONDS)
+            if fetched.text is not None and not self._load(fetched.text):
+                raise PostHogError("a reply that is not flag definitions")  # noqa: TRY301  # one end
+        except PostHogError as error:
+            self._fail(head, str(error))
+            return
+        now = self._wall()
+        updated = replace(
+            head, token=secrets.token_hex(8), checked_at=now, digest=self._loaded_digest, failure=""
+        )
+        if fetched.text is not None:
+            updated = replace(updated, etag=fetched.etag, fetched_at=now)
+        if head.failure:
+            log.warning("Flag definitions can be fetched again.")
+        self._head = updated
+        self._write(updated, self._text if fetched.text is not None else None)
+
+    def _fail(self, head: Head, reason: str) -> None:
+        if not head.failure:
+            outcome = (
+                "the last good ones stay in use." if self._loaded_digest else "PostHog evaluates."
+            )
+            log.warning("Flag definitions cannot be fetched (%s); %s", reason, outcome)
+        self._head = replace(head, failure=reason)
+        self._write(self._head)
+
+    def _add(self, head: Head) -> None:
+        self._shared.later(lambda cache: cache.add(self._key("head"), head.to_text(), None))
+
+    def _write(self, head: Head, text: str | None = None) -> None:
+        def write(cache: BaseCache) -> None:
+            if text is not None:
+                cache.set(self._key("body"), text, None)
+            cache.set(self._key("head"), head.to_text(), None)
+
+        self._shared.later(write)
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}{name}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

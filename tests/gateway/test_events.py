@@ -1,0 +1,132 @@
+"""Events: one client of the SDK for each process, made when it is first wanted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import posthog as sdk
+import pytest
+from pytest_django import Settings
+
+from olposthog import gateway
+from olposthog.features import configure
+from olposthog.gateway import events
+from tests.posthog_server import PostHogServer
+from tests.site.processes import ROOT
+
+
+def test_sdks_functions_use_our_client(enabled: PostHogServer) -> None:
+    """After `configure()` a site's own `posthog.capture()` arrives, with the project's key."""
+    configure()
+    sdk.capture("x", distinct_id="u", properties={"colour": "green"})
+    gateway.client().flush()
+
+    (event,) = enabled.wait_for_events(1)
+    assert (event["event"], event["distinct_id"]) == ("x", "u")
+    assert event["properties"]["colour"] == "green"
+    assert {request.body["api_key"] for request in enabled.requests} == {enabled.token}
+    assert enabled.flag_calls == []
+    assert enabled.definition_calls == []
+
+
+def test_our_events_go_through_the_same_client(enabled: PostHogServer) -> None:
+    """A process has one client, whoever captures."""
+    configure()
+    sdk.capture("theirs", distinct_id="u")
+    first = gateway.client()
+    gateway.capture("ours", "u", {"x": 1}, {"company": "acme"})
+    first.flush()
+
+    events = enabled.wait_for_events(2)
+    assert {event["event"] for event in events} == {"theirs", "ours"}
+    assert gateway.client() is first
+
+
+def test_configure_is_idempotent(enabled: PostHogServer) -> None:
+    """Configuring again changes nothing for events that are under way."""
+    configure()
+    sdk.capture("first", distinct_id="u")
+    client = gateway.client()
+    configure()
+    configure()
+    sdk.capture("second", distinct_id="u")
+    gateway.client().flush()
+
+    assert gateway.client() is client
+    assert [event["event"] for event in enabled.wait_for_events(2)] == ["first", "second"]
+
+
+def test_capture_never_raises(
+    enabled: PostHogServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event that cannot be queued, as for want of threads, is a line in the log."""
+
+    def no_more_threads() -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(events, "client", no_more_threads)
+
+    gateway.capture("x", "alice", {}, {})
+
+    assert caplog.text.count("An event could not be queued for PostHog.") == 1
+    assert "alice" not in caplog.text
+    assert enabled.events == []
+
+
+UNTOUCHED = """
+import socket, threading
+import urllib3  # binds a port on import, to find out about IPv6
+
+def no_socket(*args, **kwargs):
+    raise SystemExit("a socket was made")
+
+socket.socket.connect = socket.socket.bind = no_socket
+
+import django
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="x",
+    INSTALLED_APPS=["olposthog"],
+    CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
+    POSTHOG_ENABLED=True,
+    POSTHOG_PROJECT_API_KEY="phc_x",
+    POSTHOG_API_HOST="https://posthog.invalid",
+    HOSTNAME="h",
+)
+django.setup()
+from olposthog import evaluation, features
+from olposthog.gateway import events
+features.configure()
+features.configure()
+import posthog
+print(len(threading.enumerate()), events._client, evaluation._current)
+print(type(posthog.__dict__["default_client"]).__name__)
+"""
+
+
+def test_configure_makes_nothing_yet() -> None:
+    """Starting Django makes no client, no thread and no socket."""
+    ran = subprocess.run(
+        [sys.executable, "-c", UNTOUCHED],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'api'}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == ["1 None None", "SimpleLazyObject"]
+
+
+def test_disabled_site_leaves_the_sdk_alone(settings: Settings) -> None:
+    """Without POSTHOG_ENABLED the SDK's functions are as its user left them."""
+    settings.POSTHOG_ENABLED = False
+    sdk.default_client = None
+
+    configure()
+
+    assert sdk.default_client is None
