@@ -19,12 +19,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from django.core.cache.backends.base import BaseCache
-
-    from .cache import SharedCache
+from .counters import Tally
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +32,10 @@ class State(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
+
+
+CHANGES = Tally("circuit_changes", State)
+"""Changes that this process made and told."""
 
 
 class Ledger(Protocol):
@@ -108,13 +109,14 @@ class Breaker:
         failure_threshold: int,
         cooldown_seconds: float,
         trip_threshold_seconds: float,
+        on_change: Callable[[State, str], None] = lambda state, reason: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
+        self._on_change = on_change
         self._failure_threshold = failure_threshold
         self._cooldown = cooldown_seconds
-        self._trip_threshold = trip_threshold_seconds
         # A probe may take as long as the trip threshold; the next must not start before it ended.
         self._probe_seconds = max(cooldown_seconds, trip_threshold_seconds)
         self._clock = clock
@@ -175,7 +177,7 @@ class Breaker:
             permit = Permit(self._record.token, self._openings, probe=True)
         if self._ledger.claim(f"probe:{permit.token}:{attempt}", self._probe_seconds * 10) is False:
             return None
-        log.info("PostHog's circuit is half-open: one call probes it.")
+        self._tell(State.HALF_OPEN, "the cooldown is over")
         return permit
 
     def allows(self, permit: Permit) -> bool:
@@ -193,7 +195,7 @@ class Breaker:
             if not permit.probe:
                 return
             closed = self._replace(Record(_new_token()))
-        self._announce(closed, "PostHog's circuit is closed: it answers again.")
+        self._announce(closed, State.CLOSED, "PostHog answered the probe")
 
     def failed(self, permit: Permit, reason: str) -> None:
         """Count a failure; enough of them in a row, or a probe's, open the circuit."""
@@ -207,26 +209,38 @@ class Breaker:
         elif failures >= self._failure_threshold:
             self._open(permit, f"{failures} failures: {reason}")
 
-    def was_slow(self, permit: Permit) -> None:
+    def was_slow(self, permit: Permit, seconds: float) -> None:
         """Open the circuit for a call that took as long as the trip threshold."""
-        self._open(permit, f"slow: no answer within {self._trip_threshold:g} s")
+        self._open(permit, f"slow: {seconds:.1f} s")
 
-    def _open(self, permit: Permit, cause: str) -> None:
+    def _open(self, permit: Permit, reason: str) -> None:
         with self._lock:
             if not self.allows(permit):
                 return  # somebody was faster
             token = _new_token() if permit.probe else f"{self._record.token}-open"
             opened = self._replace(Record(token, self._wall()))
-        self._announce(
-            opened,
-            f"PostHog's circuit is open ({cause}): no calls for {self._cooldown:g} s, "
-            "fallback values answer.",
+        self._announce(opened, State.OPEN, reason)
+
+    def _announce(self, record: Record, state: State, reason: str) -> None:
+        self._ledger.announce(
+            record.to_text(), f"news:{record.token}", lambda: self._tell(state, reason)
         )
 
-    def _announce(self, record: Record, news: str) -> None:
-        self._ledger.announce(
-            record.to_text(), f"news:{record.token}", lambda: log.warning("%s", news)
-        )
+    def _tell(self, state: State, reason: str) -> None:
+        match state:
+            case State.OPEN:
+                log.warning(
+                    "PostHog's circuit is open (%s): no calls for %g s, "
+                    "cached and fallback values answer.",
+                    reason,
+                    self._cooldown,
+                )
+            case State.HALF_OPEN:
+                log.info("PostHog's circuit is half-open (%s): one call probes it.", reason)
+            case State.CLOSED:
+                log.warning("PostHog's circuit is closed (%s).", reason)
+        CHANGES.count(state)
+        self._on_change(state, reason)
 
     def _replace(self, record: Record) -> Record:
         replaced = self._record.token
@@ -263,43 +277,3 @@ class Breaker:
 
 def _new_token() -> str:
     return secrets.token_hex(8)
-
-
-class CacheLedger:
-    """The ledger in the shared cache, under the control keys of one project."""
-
-    NEWS_SECONDS = 3600.0
-    """How long it is remembered that a state was announced."""
-
-    def __init__(self, shared: SharedCache, prefix: str) -> None:
-        self._shared = shared
-        self._prefix = prefix
-        self.state_key = f"{prefix}state"
-
-    def claim(self, name: str, lifetime_seconds: float) -> bool | None:
-        """Claim a control key."""
-        return self._shared.claim(f"{self._prefix}{name}", lifetime_seconds)
-
-    def restore(self, state: str, *, over: str | None) -> None:
-        """Write in the background, after the announcements before it."""
-
-        def write(cache: BaseCache) -> None:
-            if over is None:
-                cache.add(self.state_key, state, None)
-            elif cache.get(self.state_key) == over:
-                cache.set(self.state_key, state, None)
-
-        self._shared.later(write)
-
-    def announce(self, state: str, name: str, news: Callable[[], None]) -> None:
-        """Write in the background; a cache that cannot be written makes it news all the same."""
-
-        def write(cache: BaseCache) -> None:
-            cache.set(self.state_key, state, None)
-            key = f"{self._prefix}{name}"
-            # Where nothing can be written, `DatabaseCache` does not raise: it is news all the same.
-            if cache.add(key, 1, self.NEWS_SECONDS) or cache.get(key) is None:
-                news()
-
-        if not self._shared.later(write):
-            news()

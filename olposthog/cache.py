@@ -18,6 +18,7 @@ from django.conf import settings
 from django.core.cache import caches
 from django.db import close_old_connections
 
+from .counters import Tally
 from .flight import Saturated, Workers
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ T = TypeVar("T")
 
 READ_SECONDS = 1.0
 """How long a shared cache may take to answer, at most, before it counts as hanging."""
-REST_SECONDS = 10.0
-"""How long a shared cache that failed or hung is left alone."""
+REST_SECONDS = 1.0
+"""How long a shared cache that failed or hung is left alone before it is asked again."""
+CHANGES = Tally("shared_cache_changes", ("failed", "recovered"))
+"""How often the shared cache went away and came back, as this process saw it."""
 
 
 class ProcessCache(Generic[T]):
@@ -91,7 +94,9 @@ class SharedCache:
         self._readers = Workers("olposthog-cache-read", size=4, backlog=1000)
         # A single writer keeps writes in order: an opening must not overtake a closing.
         self._writer = Workers("olposthog-cache-write", size=1, backlog=1000)
-        self._resting_until: float | None = None
+        self._rests_until: float | None = None  # None while it answers
+        self._asks_again = False
+        self._returns = 0  # how often it came back
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -110,6 +115,8 @@ class SharedCache:
     def get_many(self, keys: Iterable[str], seconds: float) -> dict[str, Any] | None:
         """Return the entries found, or None when the cache could not be read in time."""
         wanted = list(keys)
+        if self._is_left_alone():
+            return None
         return self._ask(lambda cache: cache.get_many(wanted), seconds)
 
     def claim(self, key: str, lifetime_seconds: float) -> bool | None:
@@ -118,14 +125,17 @@ class SharedCache:
         None means that the cache could not say. A key must never serve two purposes: on
         `DatabaseCache`, several callers win the race for one that expired.
         """
+        # Asked also in a rest: one late read must not make a second prober of this process.
+        if self.alias is None or self._asks_again:
+            return None
         return self._ask(lambda cache: cache.add(key, 1, lifetime_seconds), self._read_seconds)
 
     def later(self, job: Callable[[BaseCache], object]) -> bool:
         """Do `job` with the cache on the writer's thread, after the writes before it.
 
-        Return False when it is dropped: the cache rests, or too many writes wait.
+        Return False when it is dropped: the cache is left alone, or too many writes wait.
         """
-        if self.resting:
+        if self._is_left_alone():
             return False
         try:
             self._writer.submit(lambda: self._guarded(job))
@@ -155,15 +165,7 @@ class SharedCache:
             return False
         return True
 
-    @property
-    def resting(self) -> bool:
-        """Whether the cache is left alone now, or there is none."""
-        until = self._resting_until
-        return self.alias is None or (until is not None and self._clock() < until)
-
     def _ask(self, question: Callable[[BaseCache], T], seconds: float) -> T | None:
-        if self.resting:
-            return None
         limit = min(seconds, self._read_seconds)
         try:
             future = self._readers.submit(lambda: self._guarded(question))
@@ -174,40 +176,70 @@ class SharedCache:
         except FutureTimeoutError:
             future.cancel()
             if limit == self._read_seconds:
-                self._rest(f"no answer within {limit:g} s")
+                self._leave_alone(f"no answer within {limit:g} s")
             return None
 
+    @property
+    def is_away(self) -> bool:
+        """Whether flags do without the cache: it fails or hangs, or there is none."""
+        return self.alias is None or self._rests_until is not None
+
     def _guarded(self, job: Callable[[BaseCache], T]) -> T | None:
+        returns = self._returns
         try:
             close_old_connections()
             try:
-                result = job(caches[self.alias or ""])
+                return job(caches[self.alias or ""])
             finally:
                 close_old_connections()
         except Exception as error:  # a cache backend may raise anything
-            self._rest(type(error).__name__)
             log.debug("The shared cache failed.", exc_info=True)
+            if returns == self._returns:  # else it failed before it came back
+                # The type alone: a backend may quote a key or an address.
+                self._leave_alone(type(error).__name__)
             return None
-        self._recover()
-        return result
 
-    def _rest(self, reason: str) -> None:
+    def _is_left_alone(self) -> bool:
+        """Return whether to do without the cache.
+
+        After each rest one question, which nobody waits for, finds out whether it answers again.
+        """
+        if self._rests_until is None:
+            return self.alias is None
         with self._lock:
-            news = self._resting_until is None
-            self._resting_until = self._clock() + REST_SECONDS
-        if news:
+            if self._rests_until is None:
+                return False
+            if self._clock() < self._rests_until or self._asks_again:
+                return True
+            self._asks_again = True
+        try:
+            self._readers.submit(self._ask_again)
+        except Saturated:
+            self._asks_again = False
+        return True
+
+    def _ask_again(self) -> None:
+        if self._guarded(_answers):
+            with self._lock:
+                self._rests_until = None
+                self._returns += 1
+            CHANGES.count("recovered")
+            log.warning("The shared cache %r answers again.", self.alias)
+        self._asks_again = False
+
+    def _leave_alone(self, reason: str) -> None:
+        with self._lock:
+            is_news = self._rests_until is None
+            self._rests_until = self._clock() + REST_SECONDS
+        if is_news:
+            CHANGES.count("failed")
             log.warning(
-                "The shared cache %r fails (%s); this process does without it and looks again "
-                "every %g s.",
+                "The shared cache %r fails (%s); this process does without it until it answers.",
                 self.alias,
                 reason,
-                REST_SECONDS,
             )
 
-    def _recover(self) -> None:
-        with self._lock:
-            news = self._resting_until is not None and not self.resting
-            if news:
-                self._resting_until = None
-        if news:
-            log.info("The shared cache %r answers again.", self.alias)
+
+def _answers(cache: BaseCache) -> bool:
+    cache.get_many(["olposthog"])  # there is no such key
+    return True

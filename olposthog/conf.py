@@ -7,7 +7,6 @@ until it is mended, because half a configuration is no base for a decision.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import socket
@@ -21,6 +20,8 @@ from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 DEFAULT_CACHE_ALIAS = "durable"
+LARGEST = 10**9
+"""No number of seconds or entries is larger: about 30 years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class _Refused(ValueError):
 
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _Refused("True or False", "Text from the environment is always true: convert it.")
+        text = " Text from the environment is always true." if isinstance(value, str) else ""
+        raise _Refused("True or False", f"Set True or False.{text}")
     return value
 
 
@@ -53,11 +55,18 @@ def _text(value: Any) -> str:
     return value.strip()
 
 
+def _project_key(value: Any) -> str:
+    text = _text(value)
+    if text.startswith(("phx_", "phs_")):
+        raise _Refused("a project's key", "Set the one that begins with phc_; browsers may see it.")
+    return text
+
+
 def _url(value: Any) -> str:
     text = _text(value).rstrip("/")
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if text and not usable:
@@ -72,8 +81,8 @@ def _number(minimum: float, *, above: bool = False) -> Callable[[Any], float]:
     def judge(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _Refused(expected, "Set a number, not text.")
-        if not math.isfinite(value) or value < minimum or (above and value == minimum):
-            raise _Refused(expected, f"Set {expected}.")
+        if not minimum <= value <= LARGEST or (above and value == minimum):
+            raise _Refused(expected, f"Set {expected}, and of at most {LARGEST:g}.")
         return value
 
     return judge
@@ -83,7 +92,9 @@ def _whole_number(minimum: int) -> Callable[[Any], int]:
     expected = f"a whole number of at least {minimum}"
 
     def judge(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _Refused(expected, f"Set {expected}, as an int.")
+        if not minimum <= value <= LARGEST:
             raise _Refused(expected, f"Set {expected}, as an int.")
         return value
 
@@ -98,14 +109,17 @@ def _alias(value: Any) -> str:
 
 
 def _path(value: Any) -> str:
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value):
         raise _Refused("a path", "Set a str or a pathlib.Path.")
     return os.fspath(value)
 
 
 def _features(value: Any) -> Mapping[str, bool | str]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, Mapping):
         raise _Refused("a dict with flag keys", 'Set for example {"new-nav": True}.')
+    for key in value:
+        if not isinstance(key, str):
+            raise _Refused("a dict with flag keys", f"The key {key!r} must be text.")
     for key, fallback in value.items():
         if not isinstance(fallback, bool | int | str | None):
             raise _Refused(
@@ -127,6 +141,8 @@ def _patterns(value: Any) -> tuple[str, ...]:
 
 def _dotted_path(value: Any) -> Callable[..., Any]:
     expected = "the dotted path of a callable (request) -> Identity"
+    if not isinstance(value, str):
+        raise _Refused(expected, 'Name it as text, for example "shop.flags.identity".')
     try:
         found = import_string(value)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -157,7 +173,7 @@ class Settings:
     """What the site configured, typed; every field may be left out of the site's settings."""
 
     enabled: bool = _setting("POSTHOG_ENABLED", _boolean, False)
-    project_api_key: str = _setting("POSTHOG_PROJECT_API_KEY", _text, "", secret=True)
+    project_api_key: str = _setting("POSTHOG_PROJECT_API_KEY", _project_key, "", secret=True)
     personal_api_key: str = _setting("POSTHOG_PERSONAL_API_KEY", _text, "", secret=True)
     api_host: str = _setting("POSTHOG_API_HOST", _url, "")
     request_timeout_ms: float = _setting(
@@ -200,6 +216,11 @@ class Settings:
         return bool(self.definitions_file)
 
     @property
+    def asks_posthog(self) -> bool:
+        """Whether flags come from PostHog over the network."""
+        return self.enabled and not self.problems and not self.offline
+
+    @property
     def timeout_seconds(self) -> float:
         """How long one request to PostHog may be silent."""
         return self.request_timeout_ms / 1000
@@ -221,14 +242,17 @@ def _load() -> Settings:
         try:
             values[spec.name] = spec.metadata["judge"](raw)
         except _Refused as verdict:
+            if spec.name == "enabled":
+                values[spec.name] = True  # so that the log says what is wrong
             shown = "" if spec.metadata["secret"] else f" is {raw!r}, which"
             problems.append(
                 Problem(name, f"{name}{shown} is not {verdict.expected}.", verdict.hint)
             )
             if spec.name == "browser_flags":
                 values[spec.name] = ()  # an unreadable allowlist allows nothing
-    if values.get("enabled") and not values.get("definitions_file"):
-        refused = {problem.setting for problem in problems}
+    refused = {problem.setting for problem in problems}
+    switched_on = values.get("enabled") and "POSTHOG_ENABLED" not in refused
+    if switched_on and not values.get("definitions_file"):
         problems += [
             Problem(name, f"{name} is required while POSTHOG_ENABLED is True.", hint)
             for name, given, hint in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -11,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from .protocol import loads
 from .snapshot import Runtime
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+RUNTIMES = (None, "all", *(runtime.value for runtime in Runtime))
 LOOK_AGAIN_SECONDS = 1.0
 """How often the file's modification time is looked at, at most."""
 
@@ -44,8 +45,8 @@ class Definitions:
 def parse(text: str | bytes, origin: str) -> Definitions:
     """Read definitions from JSON; raises `DefinitionsError` that names `origin` and the fault."""
     try:
-        data = json.loads(text)
-    except (RecursionError, ValueError) as error:
+        data = loads(text)
+    except ValueError as error:
         raise DefinitionsError(f"{origin} is not JSON: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("flags"), list):
         raise DefinitionsError(f'{origin} must be a JSON object with a list under "flags".')
@@ -83,12 +84,17 @@ def _faults_of_filters(key: str, filters: Any) -> Iterator[str]:
     if not _are_objects(groups) or not _are_objects(variants):
         yield f'"groups" and "variants" of {key} must be lists of JSON objects.'
         return
-    if not all(_are_objects(_or(group.get("properties"), [])) for group in groups):
+    properties = [_or(group.get("properties"), []) for group in groups]
+    if not all(_are_objects(each) for each in properties):
         yield f'"properties" in the groups of {key} must be lists of JSON objects.'
+        return
+    if not all(isinstance(one.get("key"), str) for each in properties for one in each):
+        yield f'a property in the groups of {key} has no "key".'
     if not all(isinstance(variant.get("key"), str) for variant in variants):
         yield f'a variant of {key} has no "key".'
-    shares = [part.get("rollout_percentage") for part in (*groups, *variants)]
-    if not all(isinstance(share, int | float | None) for share in shares):
+    shares = [_or(group.get("rollout_percentage"), 100) for group in groups]
+    shares += [variant.get("rollout_percentage") for variant in variants]
+    if not all(isinstance(share, int | float) for share in shares):
         yield f'a "rollout_percentage" of {key} is not a number.'
 
 
@@ -103,15 +109,37 @@ def _are_objects(value: Any) -> bool:
 def read(path: str) -> Definitions:
     """Read the file at `path`; raises `DefinitionsError` if it is missing or malformed."""
     try:
-        return parse(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise DefinitionsError(f"{path} cannot be read: {error.strerror or error}.") from error
+        definitions = parse(Path(path).read_bytes(), path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, DefinitionsError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise DefinitionsError(f"{path} cannot be read: {reason}.") from error
+    known: set[str] = set()
+    for index, flag in enumerate(definitions.data["flags"]):
+        if flag["key"] in known:
+            raise DefinitionsError(f"{path}, flags[{index}]: {flag['key']} was there before.")
+        known.add(flag["key"])
+        slip = _slip(flag)
+        if slip:
+            raise DefinitionsError(f"{path}, flags[{index}]: {slip}")
+    return definitions
+
+
+def _slip(flag: Mapping[str, Any]) -> str:
+    """Return what a hand writes wrong and PostHog never does."""
+    if flag.get("evaluation_runtime") not in RUNTIMES:
+        return f'"evaluation_runtime" of {flag["key"]} must be "all", "server", "client" or null.'
+    if not isinstance(flag.get("active", True), bool):
+        return f'"active" of {flag["key"]} must be true or false.'
+    return ""
 
 
 class DefinitionsFile(Generic[T]):
     """What is made of the definitions in a file, and made again when it changes.
 
-    A file that breaks while the process runs costs one warning: the last good version stays.
+    A file that breaks while the process runs costs one warning for each fault: the last good
+    version stays.
     """
 
     def __init__(
@@ -126,7 +154,7 @@ class DefinitionsFile(Generic[T]):
         self._lock = threading.Lock()
         self._looked_at = -float("inf")
         self._stamp: tuple[int, ...] | None = None
-        self._complained = False
+        self._complaint = ""
         self._loaded: T | None = None
 
     def current(self) -> T | None:
@@ -155,13 +183,15 @@ class DefinitionsFile(Generic[T]):
         except DefinitionsError as error:
             self._complain(str(error))
         else:
-            self._complained = False
+            if self._complaint:
+                log.warning("POSTHOG_FLAG_DEFINITIONS_FILE can be used again.")
+            self._complaint = ""
 
     def _complain(self, complaint: str) -> None:
-        if self._complained:
+        if complaint == self._complaint:
             return
-        self._complained = True
+        self._complaint = complaint
         outcome = (
-            "The last good version stays in use." if self._loaded else "settings.FEATURES answers."
+            "the last good version stays in use" if self._loaded else "settings.FEATURES answers"
         )
-        log.warning("Flag definitions cannot be used: %s %s", complaint, outcome)
+        log.warning("POSTHOG_FLAG_DEFINITIONS_FILE cannot be used; %s: %s", outcome, complaint)

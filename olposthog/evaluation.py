@@ -17,22 +17,27 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from django.core.signals import setting_changed
+from django.db import close_old_connections
 
 from . import conf
-from .breaker import Breaker, CacheLedger, State
+from .breaker import Breaker, State
 from .cache import READ_SECONDS, ProcessCache, SharedCache
+from .counters import Tally
 from .definitions import DefinitionsFile
 from .entries import Entries, Found, control_prefix
 from .exposures import Exposures
 from .flight import Flights, Saturated, Workers
 from .gateway import Gateway, LocalEvaluation, LocalEvaluator
 from .identity import Identity, plain
+from .ledger import CacheLedger
 from .polling import DefinitionsPoll
 from .remote import CALLS, Remote
+from .signals import circuit_closed, circuit_half_opened, circuit_opened
 from .snapshot import Evaluation, FlagSnapshot, Runtime, Source, answer
 from .visibility import withheld
 
@@ -42,8 +47,23 @@ T = TypeVar("T")
 
 FLIGHTS = 16
 """How many flights one process has in the air at most; the others wait on the ground."""
+ANSWERS = Tally("evaluations", Source)
+"""Answers by their source, those of the process cache not counted."""
+SIGNALS = {
+    State.OPEN: circuit_opened,
+    State.HALF_OPEN: circuit_half_opened,
+    State.CLOSED: circuit_closed,
+}
 REFRESHES = 4
 """How many overdue answers one process has replaced in the background at once."""
+
+
+Key = tuple[str, str, str, bool]
+
+
+def key_of_person(distinct_id: str) -> Key:
+    """Return the key of the question that is asked most, without making a `Query`."""
+    return ("server", distinct_id, "", False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +72,26 @@ class Query:
 
     identity: Identity
     runtime: Runtime
-    key: tuple[str, str, str]
-    """Tells the question from every other one in the process."""
+    context: str = ""
+    """What flags depend on beside the id, as canonical text."""
 
     @classmethod
     def of(cls, identity: Identity, runtime: Runtime) -> Query:
         """Make the query; raises TypeError or ValueError for properties that are no JSON values."""
-        return cls(identity, runtime, identity.key(runtime))
+        context = identity.context
+        return cls(identity.fixed(context), Runtime(runtime), context)
+
+    @property
+    def key(self) -> Key:
+        """What tells the question from every other one in the process."""
+        who = self.identity
+        return (self.runtime.value, who.distinct_id, self.context, who.anonymous)
+
+    def to_text(self, environment: str) -> str:
+        """Return what tells the question from every other one in the fleet."""
+        return json.dumps(
+            [self.runtime.value, self.identity.distinct_id, self.context, environment]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +133,26 @@ class Evaluator:
         )
         project = _digest(settings.project_api_key, settings.api_host)[:16]
         controls = control_prefix(project)
-        ledger = CacheLedger(self.shared, controls)
-        self._state_key = ledger.state_key
+        self._ledger = CacheLedger(self.shared, controls)
         self._entries = Entries(
             self.shared,
             project,
-            ledger.state_key,
+            self._ledger.state_key,
             stale_seconds=max(
                 settings.stale_if_error_seconds, settings.stale_while_revalidate_seconds
             ),
             wall=wall,
         )
         self.breaker = Breaker(
-            ledger,
+            self._ledger,
             failure_threshold=settings.failure_threshold,
             cooldown_seconds=settings.cooldown_seconds,
             trip_threshold_seconds=settings.trip_threshold_seconds,
+            on_change=self._tell_receivers,
             clock=clock,
             wall=wall,
         )
-        self._asks_posthog = settings.enabled and not settings.problems and not settings.offline
+        self._receivers = Workers("olposthog-signals", size=1, backlog=100)
         self.exposures = Exposures(settings)
         gateway = Gateway(settings, connections=CALLS, clock=clock, wall=wall)
         self._remote = Remote(
@@ -129,9 +162,8 @@ class Evaluator:
             slow_seconds=self._flight_seconds * 0.95,
             clock=clock,
         )
-        self._flights: Flights[FlagSnapshot] = Flights(
-            Workers("olposthog-flight", size=FLIGHTS, backlog=10_000)
-        )
+        self._workers = Workers("olposthog-flight", size=FLIGHTS, backlog=10_000)
+        self._flights: Flights[FlagSnapshot] = Flights(self._workers)
         self._refreshes: Flights[None] = Flights(
             Workers("olposthog-refresh", size=REFRESHES, backlog=100)
         )
@@ -139,7 +171,7 @@ class Evaluator:
         self.poll: DefinitionsPoll[LocalEvaluator] | None = None
         if settings.offline:
             self.file = DefinitionsFile(settings.definitions_file, LocalEvaluator, clock)
-        elif self._asks_posthog and settings.personal_api_key:
+        elif settings.asks_posthog and settings.personal_api_key:
             self.poll = DefinitionsPoll(
                 gateway,
                 self.shared,
@@ -150,13 +182,21 @@ class Evaluator:
                 wall=wall,
             )
         for problem in settings.problems if settings.enabled else ():
-            log.error("%s %s Until then settings.FEATURES answers.", problem.message, problem.hint)
+            log.error("%s %s Until then fallback values answer.", problem.message, problem.hint)
 
     def close(self) -> None:
         """End the threads once they have nothing to do; whoever still asks gets the fallback."""
-        for part in (self.poll, self._refreshes, self._flights, self._remote, self.shared):
-            if part is not None:
-                part.close()
+        if self.poll:
+            self.poll.close()
+        for part in (
+            self._refreshes,
+            self._flights,
+            self._remote,
+            self.shared,
+            self._ledger,
+            self._receivers,
+        ):
+            part.close()
 
     def at_hand(self, query: Query) -> FlagSnapshot | None:
         """Return the answer if it takes no waiting, else None: take a flight."""
@@ -195,11 +235,26 @@ class Evaluator:
             landed.set_result(self.give_up(query))
             return landed
 
+    def elsewhere(self, job: Callable[[], T]) -> T:
+        """Return what `job` returns in a thread where no event loop runs."""
+
+        def do() -> T:
+            close_old_connections()
+            try:
+                return job()
+            finally:
+                close_old_connections()
+
+        return self._workers.submit(do).result()
+
     def give_up(self, query: Query) -> FlagSnapshot:
         """Return what is known without PostHog and the shared cache, and remember it.
 
         So thirty checks in one request wait once.
         """
+        landed = self.recent.get(query.key)
+        if landed is not None:  # just now
+            return landed
         snapshot = self._do_without(query, self._known(query, None), self._decided(query))
         self.recent.put(query.key, snapshot, self.recent.generation)
         return snapshot
@@ -208,7 +263,7 @@ class Evaluator:
         """Forget one person's answers, or everybody's, here and in the shared cache."""
         self.recent.clear()
         self._last_known.clear()
-        shares = self._asks_posthog and self.shared.alias is not None
+        shares = self.settings.asks_posthog and self.shared.alias is not None
         if shares and not self._entries.clear(distinct_id, self.wait_seconds):
             log.warning("The shared cache did not confirm in time that its flags are cleared.")
 
@@ -311,10 +366,19 @@ class Evaluator:
             return self._answer(known, Source.STALE, query, decided)
         return self._answer(decided, Source.FALLBACK, query)
 
+    def _tell_receivers(self, state: State, reason: str) -> None:
+        def send() -> None:
+            close_old_connections()
+            SIGNALS[state].send_robust(sender=Breaker, reason=reason)
+            close_old_connections()
+
+        with suppress(Saturated):  # a hundred receivers' calls wait: they hang
+            self._receivers.submit(send)
+
     def _mirror_breaker(self) -> None:
-        found = self.shared.get_many([self._state_key], READ_SECONDS)
+        found = self.shared.get_many([self._ledger.state_key], READ_SECONDS)
         if found is not None:
-            self.breaker.mirror(found.get(self._state_key))
+            self.breaker.mirror(found.get(self._ledger.state_key))
 
     def _evaluator(self) -> LocalEvaluator | None:
         source = self.file or self.poll
@@ -332,7 +396,7 @@ class Evaluator:
         return local.evaluation if local else None
 
     def _question(self, query: Query) -> str:
-        return "\n".join((*query.key, self.settings.environment))
+        return query.to_text(self.settings.environment)
 
     def _person_properties(self, identity: Identity) -> dict[str, Any]:
         properties: dict[str, Any] = {"user_id": identity.distinct_id}
@@ -347,6 +411,7 @@ class Evaluator:
         query: Query,
         decided: Evaluation | None = None,
     ) -> FlagSnapshot:
+        ANSWERS.count(source)
         evaluator = self._evaluator()
         definitions = evaluator.definitions if evaluator else None
         return answer(

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 from uuid import UUID
 
@@ -53,7 +54,7 @@ def configure() -> None:
     client, thread or socket is made before the first use.
     """
     settings = conf.current()
-    if settings.enabled and not settings.problems and not settings.offline:
+    if settings.asks_posthog:
         gateway.install_client()
 
 
@@ -87,7 +88,7 @@ def get_feature_flag_payload(
 ) -> JSON:
     """Return the flag's payload, decoded, or None if it has none. Reports no exposure."""
     snapshot = _evaluate("get_feature_flag_payload", opt_unique_id, **about)
-    return snapshot.payloads.get(_checked(name))
+    return deepcopy(snapshot.payloads.get(_checked(name)))  # the caller may change it
 
 
 def get_all_feature_flags(
@@ -117,6 +118,8 @@ def clear_cache(opt_unique_id: UniqueId = None) -> None:
 
     Other processes forget theirs within POSTHOG_LOCAL_CACHE_SECONDS.
     """
+    if _in_event_loop():
+        log.warning("clear_cache() can block the event loop it runs in; use sync_to_async.")
     evaluation.current().clear(None if opt_unique_id is None else _distinct_id(opt_unique_id))
 
 
@@ -154,22 +157,30 @@ def _evaluate(
     evaluator = evaluation.current()
     if not about and runtime is Runtime.SERVER:
         # Nearly every call is this one: spare it whatever it does not need.
-        known = evaluator.recent.get(("server", _distinct_id(opt_unique_id), ""))
+        known = evaluator.recent.get(evaluation.key_of_person(_distinct_id(opt_unique_id)))
         if known is not None:
             return known
-    query = Query.of(_identity(opt_unique_id, about), runtime)
-    snapshot = _kept(about, query) or evaluator.recent.get(query.key)
+    if about.get("request") and _in_event_loop():
+        _warn_of_blocking(caller)
+        # Django refuses to read in an event loop who made a request: that takes another thread.
+        identity = evaluator.elsewhere(lambda: _identity(opt_unique_id, about))
+    else:
+        identity = _identity(opt_unique_id, about)
+    query = Query.of(identity, runtime)
+    snapshot = _kept(about, query) or evaluator.at_hand(query)
     if snapshot is None:
-        if _in_event_loop():
-            log.warning("%s() can block the event loop it runs in; await its async twin.", caller)
-        snapshot = evaluator.at_hand(query)
-    if snapshot is None:
+        if not about.get("request") and _in_event_loop():
+            _warn_of_blocking(caller)
         try:
             snapshot = evaluator.flight(query).result(evaluator.wait_seconds)
         except FutureTimeoutError:
             snapshot = evaluator.give_up(query)
     _keep(about, query, snapshot)
     return snapshot
+
+
+def _warn_of_blocking(caller: str) -> None:
+    log.warning("%s() can block the event loop it runs in; await its async twin.", caller)
 
 
 async def _aevaluate(
@@ -200,7 +211,7 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
             about.get("groups"),
             about.get("group_properties"),
         )
-    if opt_unique_id is not None or len(about) > 1:
+    if opt_unique_id is not None or sum(value is not None for value in about.values()) > 1:
         raise TypeError("Give a request, or an id and what is known about it, but not both.")
     return identify(request)
 
@@ -224,7 +235,7 @@ def _distinct_id(unique_id: UniqueId) -> str:
 
 def _kept(about: About, query: Query) -> FlagSnapshot | None:
     request = about.get("request")
-    kept: dict[tuple[str, str, str], FlagSnapshot] = request.META.get(_KEPT, {}) if request else {}
+    kept: dict[evaluation.Key, FlagSnapshot] = request.META.get(_KEPT, {}) if request else {}
     return kept.get(query.key)
 
 

@@ -46,6 +46,8 @@ class Workers:
         """
         future: Future[T] = Future()
         with self._changed:
+            if len(self._jobs) >= self._backlog:
+                self._jobs = deque(job for job in self._jobs if not job[0].cancelled())
             if self._closed or len(self._jobs) >= self._backlog:
                 raise Saturated(self._name)
             self._jobs.append((future, job))

@@ -6,7 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -22,8 +22,6 @@ from . import conf
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
-
-    from .snapshot import Runtime
 
 ANONYMOUS_COOKIE_SALT = "olposthog.anonymous"
 ANONYMOUS_COOKIE_SECONDS = 365 * 24 * 3600
@@ -50,19 +48,33 @@ class Identity:
     group_properties: Mapping[str, Mapping[str, Any]] | None = None
     anonymous: bool = False
 
-    def key(self, runtime: Runtime) -> tuple[str, str, str]:
-        """Return what tells this evaluation from every other one in the process.
+    @property
+    def context(self) -> str:
+        """What flags depend on beside the id, as canonical text; empty when there is nothing.
 
         Raises TypeError or ValueError that names the argument when a property is no JSON value.
         """
         if not (self.person_properties or self.groups or self.group_properties):
-            return (runtime.value, self.distinct_id, "")
-        context = [
-            _canonical("person_properties", self.person_properties),
-            _canonical("groups", self.groups),
-            _canonical("group_properties", self.group_properties),
-        ]
-        return (runtime.value, self.distinct_id, "\n".join(context))
+            return ""
+        return "\n".join(
+            [
+                _canonical("person_properties", self.person_properties),
+                _canonical("groups", self.groups),
+                _canonical("group_properties", self.group_properties),
+            ]
+        )
+
+    def fixed(self, context: str) -> Identity:
+        """Return the identity that `context` describes, whatever becomes of the caller's dicts."""
+        if not context:
+            return self
+        properties, groups, group_properties = map(json.loads, context.split("\n"))
+        return replace(
+            self,
+            person_properties=properties,
+            groups=groups,
+            group_properties=group_properties,
+        )
 
 
 def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
@@ -74,6 +86,8 @@ def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
         raise TypeError(f"{argument} must hold a dict of properties for each group type.")
     try:
         return json.dumps(value or {}, cls=DjangoJSONEncoder, sort_keys=True, allow_nan=False)
+    except RecursionError as error:
+        raise ValueError(f"{argument} must not be nested so deeply.") from error
     except (TypeError, ValueError) as error:
         raise type(error)(f"{argument} must hold JSON values, dates or UUIDs: {error}") from error
 
@@ -105,6 +119,12 @@ def identify(request: HttpRequest) -> Identity:
             f"POSTHOG_API_IDENTITY returned the distinct_id {distinct_id!r}; "
             "it must be text, for example str(user.pk)."
         )
+    if conf.current().trust_browser_id and not identity.anonymous and _UUID.fullmatch(distinct_id):
+        raise ImproperlyConfigured(
+            "POSTHOG_API_IDENTITY gave a user a UUID as distinct_id, while "
+            "POSTHOG_API_TRUST_BROWSER_ID lets a visitor claim any UUID and get that user's flags: "
+            "set POSTHOG_API_TRUST_BROWSER_ID = False."
+        )
     return identity
 
 
@@ -112,7 +132,9 @@ def default_identity(request: HttpRequest) -> Identity:
     """Return the authenticated user's identity, or the anonymous visitor's."""
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated:
-        return Identity(str(user.pk))
+        # A user without a primary key, as some authentications make up, is nobody in particular.
+        key = getattr(user, "pk", None)
+        return Identity(conf.current().hostname if key is None else str(key))
     trusted = conf.current().trust_browser_id and not user_ids_may_be_uuids()
     browser_id = _browser_id(request) if trusted else None
     return Identity(browser_id or _anonymous_id(request), anonymous=True)

@@ -16,23 +16,27 @@ MAX_LEVELS = 200
 class PostHogError(Exception):
     """PostHog gave no flags. The text is a reason fit for a log: no key, no person.
 
-    `counts` is False where the request was at fault and PostHog is well.
+    `counts` is False where the request was at fault and PostHog is well; `hint` says what may
+    mend it.
     """
 
-    def __init__(self, reason: str, *, transient: bool = False, counts: bool = True) -> None:
+    def __init__(
+        self, reason: str, *, transient: bool = False, counts: bool = True, hint: str = ""
+    ) -> None:
         super().__init__(reason)
         self.transient = transient
         self.counts = counts
+        self.hint = hint
 
 
 def parse(content: bytes, now: float) -> Evaluation:
     """Read a reply of PostHog's flags endpoint; raises `PostHogError` if it holds no flags.
 
-    "No flags" is an answer. A reply over quota, or one that is not PostHog's, is a failure.
-    Flags that PostHog failed to compute are left out.
+    "No flags" is an answer. A reply over quota, one that is not PostHog's, and one in which PostHog
+    failed to compute every flag are failures. Single flags that it failed to compute are left out.
     """
     try:
-        reply = _loads(content)
+        reply = loads(content)
     except ValueError as error:
         raise PostHogError("a reply that is not JSON") from error
     if not isinstance(reply, dict):
@@ -43,15 +47,14 @@ def parse(content: bytes, now: float) -> Evaluation:
     records = reply.get("flags")
     if not isinstance(records, dict) or not reply.get("requestId"):
         raise PostHogError("a reply that is not flags")
-    return Evaluation(
-        decisions={
-            key: _decision(record)
-            for key, record in records.items()
-            if isinstance(record, dict) and not record.get("failed")
-        },
-        evaluated_at=now,
-        request_id=str(reply["requestId"]),
-    )
+    decisions = {
+        key: _decision(record)
+        for key, record in records.items()
+        if isinstance(record, dict) and not record.get("failed")
+    }
+    if not decisions and (records or reply.get("errorsWhileComputingFlags")):
+        raise PostHogError("no flag could be computed")
+    return Evaluation(decisions, evaluated_at=now, request_id=str(reply["requestId"]))
 
 
 def _decision(record: Mapping[str, Any]) -> Decision:
@@ -86,7 +89,7 @@ def decoded(payload: Any) -> Any:
     if not isinstance(payload, str):
         return None if _is_deep(payload) else payload
     try:
-        value = _loads(payload)
+        value = loads(payload)
     except ValueError:
         return payload
     return payload if _is_deep(value) else value
@@ -106,8 +109,11 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def _loads(text: str | bytes) -> Any:
-    """Read JSON as the standard has it: NaN and Infinity, which no browser would read, are not."""
+def loads(text: str | bytes) -> Any:
+    """Read JSON as the standard has it; raises ValueError.
+
+    NaN and Infinity, which no browser would read, are not in it.
+    """
     try:
         return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:

@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from .breaker import Breaker, Permit
+from .counters import Tally
 from .flight import Saturated, Workers
 from .gateway import Gateway
 from .identity import Identity
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 CALLS = 16
 """How many calls to PostHog one process has under way at most, abandoned ones included."""
+OUTCOMES = Tally("calls", ("succeeded", "failed", "slow"))
+"""How calls for a person's flags ended."""
 COMPLAINT_SECONDS = 60.0
 """A process says at most this often that PostHog gave no flags."""
 
@@ -55,8 +58,8 @@ class Remote:
         deadline: float,
     ) -> Evaluation | None:
         """Return PostHog's decisions, or None: not permitted, failed, or not in time."""
-        if self._clock() >= deadline:
-            return None  # the process was too busy to ask: no failure of PostHog's
+        if deadline - self._clock() < self._slow_seconds / 4:
+            return None  # the process is too busy to ask in time: no failure of PostHog's
         permit = self._breaker.permit()
         if permit is None:
             return None
@@ -72,33 +75,42 @@ class Remote:
                 )
             )
         except Saturated:
+            OUTCOMES.count("failed")
             self._breaker.failed(permit, f"{CALLS} calls hang")
             return None
         try:
             evaluation = call.result(max(0.0, deadline - started))
         except FutureTimeoutError:
             call.cancel()
-            self._report_timeout(permit, self._clock() - started)
+            seconds = self._clock() - started
+            # A shared cache that hung before may have left PostHog less than the trip threshold.
+            self._fail(permit, PostHogError(f"no answer within {seconds:.1f} s"), seconds)
             return None
-        except PostHogError as error:
-            self._report_failure(permit, error, self._clock() - started)
+        except Exception as error:  # whatever it is, the breaker must hear of it
+            log.debug("A call to PostHog failed.", exc_info=True)
+            if not isinstance(error, PostHogError):
+                error = PostHogError(type(error).__name__)
+            self._complain(error)
+            self._fail(permit, error, self._clock() - started)
             return None
+        OUTCOMES.count("succeeded")
         self._breaker.succeeded(permit)
         return evaluation
 
-    def _report_timeout(self, permit: Permit, seconds: float) -> None:
-        # A shared cache that hung before may have left PostHog less than the trip threshold.
-        if seconds >= self._slow_seconds:
-            self._breaker.was_slow(permit)
-        else:
-            self._breaker.failed(permit, f"no answer within {seconds:.1f} s")
-
-    def _report_failure(self, permit: Permit, error: PostHogError, seconds: float) -> None:
+    def _complain(self, error: PostHogError) -> None:
         if self._clock() - self._complained_at >= COMPLAINT_SECONDS:
             self._complained_at = self._clock()
-            log.warning("PostHog gave no flags (%s); fallback values answer.", error)
-        if seconds >= self._slow_seconds:
-            self._breaker.was_slow(permit)
+            log.warning(
+                "PostHog gave no flags (%s); cached and fallback values answer.%s",
+                error,
+                error.hint and f" {error.hint}",
+            )
+
+    def _fail(self, permit: Permit, error: PostHogError, seconds: float) -> None:
+        slow = seconds >= self._slow_seconds
+        OUTCOMES.count("slow" if slow else "failed")
+        if slow:
+            self._breaker.was_slow(permit, seconds)
         elif error.counts:
             self._breaker.failed(permit, str(error))
         else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Callable, Collection
+from fnmatch import translate
+from functools import cache
 from typing import TYPE_CHECKING
 
 from . import conf
@@ -30,10 +33,26 @@ def is_internal(key: str) -> bool:
 
 def is_visible(key: str) -> bool:
     """Return whether `POSTHOG_API_FLAGS` lets browsers see `key`; PostHog's own never are."""
-    patterns = conf.current().browser_flags
-    return not is_internal(key) and any(fnmatchcase(key, pattern) for pattern in patterns)
+    return not is_internal(key) and bool(_allowed(conf.current().browser_flags)(key))
 
 
-def visible_flags(snapshot: FlagSnapshot) -> dict[str, bool | str]:
-    """Return what a browser may see of a `client` snapshot, sorted by key."""
-    return {key: snapshot.flags[key] for key in sorted(snapshot.flags) if is_visible(key)}
+def visible_flags(
+    snapshot: FlagSnapshot, keys: Collection[str] | None = None
+) -> dict[str, bool | str]:
+    """Return what a browser may see of a `client` snapshot, or of these `keys`, sorted by key."""
+    flags = snapshot.flags
+    wanted = sorted(flags if keys is None else (key for key in keys if key in flags))
+    return {key: flags[key] for key in wanted if is_visible(key)}
+
+
+@cache
+def _allowed(patterns: tuple[str, ...]) -> Callable[[str], object]:
+    """Return what tells whether a key is named by one of the patterns, at the cost of one look."""
+    plain = {pattern for pattern in patterns if not is_glob(pattern)}
+    globs = re.compile("|".join(translate(one) for one in patterns if is_glob(one)) or r"(?!)")
+    return lambda key: key in plain or globs.match(key)
+
+
+def is_glob(pattern: str) -> bool:
+    """Return whether an item of `POSTHOG_API_FLAGS` is no plain key."""
+    return not set(pattern).isdisjoint("*?[")

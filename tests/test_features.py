@@ -544,4 +544,4 @@ def test_request_and_id_exclude_each_other(enabled: PostHogServer, about: Any) -
 def test_no_request_is_no_request(enabled: PostHogServer) -> None:
     """`request=None` is as good as leaving it out."""
     assert evaluate("u1", request=None).distinct_id == "u1"
-    assert evaluation.current().recent.get(("server", "u1", "")) is not None
+    assert evaluation.current().recent.get(evaluation.key_of_person("u1")) is not None

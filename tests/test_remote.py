@@ -150,7 +150,7 @@ def test_short_wait_is_a_failure_and_not_slow(
 ) -> None:
     """What got less than the trip threshold, as after a slow shared cache, is one failure."""
     posthog.fault = Hang()
-    line = Line(posthog, failure_threshold=2, slow_seconds=5.0)
+    line = Line(posthog, failure_threshold=2, slow_seconds=0.15)
 
     states = []
     for _ in range(2):
@@ -159,6 +159,16 @@ def test_short_wait_is_a_failure_and_not_slow(
 
     assert states == [State.CLOSED, State.OPEN]
     assert "2 failures" in caplog.text
+
+
+def test_too_little_time_is_no_failure(posthog: PostHogServer) -> None:
+    """Who has waited long for a thread of this process does not ask, and blames nobody."""
+    line = Line(posthog, failure_threshold=1, slow_seconds=4)
+
+    assert line.ask(0.99) is None
+    assert posthog.flag_calls == []
+    assert line.breaker.state is State.CLOSED
+    assert line.ask(1.01) is not None
 
 
 class Late(Status):
@@ -216,7 +226,7 @@ def test_no_time_left_costs_no_probe(posthog: PostHogServer) -> None:
 def test_abandoned_calls_are_bounded(posthog: PostHogServer) -> None:
     """However many calls are given up, no more than `CALLS` threads and connections hang."""
     posthog.fault = Trickle(interval=0.01)
-    line = Line(posthog, failure_threshold=10_000, slow_seconds=60)
+    line = Line(posthog, failure_threshold=10_000, slow_seconds=1)
     before = {
         thread for thread in threading.enumerate() if thread.name.startswith("olposthog-call")
     }
@@ -273,7 +283,10 @@ def test_complaints_are_rare(posthog: PostHogServer, caplog: pytest.LogCaptureFi
         line.ask()
         clock.now += 1
 
-    assert caplog.text.count("PostHog gave no flags (HTTP 500); fallback values answer.") == 2
+    assert (
+        caplog.text.count("PostHog gave no flags (HTTP 500); cached and fallback values answer.")
+        == 2
+    )
 
 
 def test_closed_remote_asks_nobody(posthog: PostHogServer) -> None:

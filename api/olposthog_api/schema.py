@@ -8,7 +8,7 @@ from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema
 
 from olposthog import conf
-from olposthog.visibility import is_internal
+from olposthog.visibility import is_glob, is_internal
 
 from .serializers import SOURCES
 
@@ -18,9 +18,7 @@ _FLAG = {"oneOf": [{"type": "boolean"}, {"type": "string"}]}
 def _named_flags() -> list[str]:
     """Return the plain keys of `POSTHOG_API_FLAGS`, which a generated client shall know."""
     return sorted(
-        key
-        for key in conf.current().browser_flags
-        if not set(key) & set("*?[") and not is_internal(key)
+        key for key in conf.current().browser_flags if not is_glob(key) and not is_internal(key)
     )
 
 

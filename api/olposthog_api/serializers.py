@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_serializer
@@ -88,11 +89,11 @@ class KeysErrorSerializer(serializers.Serializer[dict[str, Any]]):
     keys = serializers.ListField(child=serializers.CharField())
 
 
-def parse_keys(text: str | None) -> frozenset[str] | None:
-    """Read `?keys=a,b`; None when it is absent. Raises DRF's ValidationError for bad input."""
-    if text is None:
+def parse_keys(texts: Sequence[str]) -> frozenset[str] | None:
+    """Read `?keys=a,b&keys=c`; None when absent. Raises DRF's ValidationError for bad input."""
+    if not texts:
         return None
-    given = text.split(",")
+    given = [part for text in texts for part in text.split(",")]
     keys = frozenset(key for part in given if (key := part.strip(" ")))
     problem = None
     if len(given) > MAX_KEYS:

@@ -58,7 +58,9 @@ _rendered: WeakKeyDictionary[FlagSnapshot, Rendered] = WeakKeyDictionary()
 UNCHANGED = OpenApiResponse(description="Unchanged since the ETag in `If-None-Match`.")
 REFUSALS = {
     401: OpenApiResponse(ErrorSerializer, description="The credentials sent are not valid."),
-    403: OpenApiResponse(ErrorSerializer, description="The credentials sent are not valid."),
+    403: OpenApiResponse(
+        ErrorSerializer, description="The credentials sent are not valid, or not enough."
+    ),
     406: OpenApiResponse(ErrorSerializer, description="Only JSON is to be had."),
     429: OpenApiResponse(ErrorSerializer, description="Too many requests; see `Retry-After`."),
 }
@@ -118,7 +120,7 @@ class FeatureViewSet(ViewSet):
 
         An outage of PostHog is no error: the site's defaults answer, with the source `fallback`.
         """
-        keys = parse_keys(request.query_params.get("keys"))
+        keys = parse_keys(request.query_params.getlist("keys"))
         return _conditional(request, _features(_client_snapshot(request), keys))
 
     @extend_schema(
@@ -188,9 +190,7 @@ def _features(snapshot: FlagSnapshot, keys: frozenset[str] | None) -> Rendered:
         rendered = _rendered.get(snapshot)
         if rendered is not None:
             return rendered
-    flags = visible_flags(snapshot)
-    if keys is not None:
-        flags = {key: value for key, value in flags.items() if key in keys}
+    flags = visible_flags(snapshot, keys)
     rendered = Rendered.of(
         {
             "distinct_id": snapshot.distinct_id,

@@ -22,9 +22,16 @@ FLAGS_PATH = "/flags/?v=4"
 DEFINITIONS_PATH = "/flags/definitions"
 BACKOFF_SECONDS = 0.3
 """The pause before the first retry; it doubles with each."""
-MAX_BODY_BYTES = 16 * 2**20
+MAX_BODY_BYTES = 4 * 2**20
 RETRIED_STATUSES = frozenset({502, 504})
 CALLERS_FAULT_STATUSES = frozenset({400, 413})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+HINTS = {
+    401: "Check the key, and whether POSTHOG_API_HOST is the key's region.",
+    403: "Check the key, and what it may read.",
+    404: "Check POSTHOG_API_HOST: is it PostHog's address, without a path?",
+}
+"""What may mend a refusal, by its status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +140,6 @@ class Gateway:
         try:
             with send(min(self._settings.timeout_seconds, remaining)) as response:
                 content = self._read(response, deadline)
-        except requests.TooManyRedirects as error:
-            raise PostHogError("redirect: set POSTHOG_API_HOST to the final address") from error
         except (requests.Timeout, ReadTimeoutError) as error:
             raise PostHogError("timeout", transient=True) from error
         except (requests.RequestException, HTTPError) as error:
@@ -151,7 +156,7 @@ class Gateway:
             if self._clock() >= deadline:
                 raise requests.Timeout
             if len(content) > MAX_BODY_BYTES:
-                raise PostHogError("a reply of more than 16 MiB")
+                raise PostHogError(f"a reply of more than {MAX_BODY_BYTES >> 20} MiB")
         return bytes(content)
 
 
@@ -163,11 +168,14 @@ class _Reply:
 
 
 def _content(reply: _Reply) -> bytes:
+    if reply.status in REDIRECTS:
+        raise PostHogError("redirect", hint="Set POSTHOG_API_HOST to the final address.")
     if reply.status != requests.codes.ok:
         raise PostHogError(
             f"HTTP {reply.status}",
             transient=reply.status in RETRIED_STATUSES,
             counts=reply.status not in CALLERS_FAULT_STATUSES,
+            hint=HINTS.get(reply.status, ""),
         )
     return reply.content
 
@@ -179,7 +187,7 @@ def _session(host: str, connections: int) -> requests.Session:
     session.proxies, session.verify = surroundings["proxies"], surroundings["verify"]
     session.trust_env = False
     # A followed redirect turns the POST into a GET, which PostHog answers with "no flags".
-    session.max_redirects = 0
+    session.get_redirect_target = lambda response: None  # type: ignore[assignment, method-assign]  # follow none
     session.stream = True
     adapter = HTTPAdapter(pool_maxsize=connections)
     session.mount("https://", adapter)
