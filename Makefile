@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-newest test-floor check lint types openapi openapi-check wheel-check \
-	bench lock clean
+	posthog bench lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,10 @@ run: .venv/ready ## start the example project, on PORT=8000
 	@echo "Or ask from another terminal: curl -i http://127.0.0.1:$(PORT)/api/features/"
 	@echo
 	@$(MANAGE) runserver 127.0.0.1:$(PORT)
+
+posthog: .venv/ready ## start the stand-in PostHog of the tests, for the example to ask
+	@$(PY) -m tests.posthog_server --port 8765 --flags example_project/posthog.json \
+		--definitions example_project/flags.json
 
 test: test-newest test-floor ## run every test, on the newest and on the lowest versions
 
@@ -72,6 +76,7 @@ lock: .venv-lock/ready ## move the locks to the newest releases
 
 clean: ## remove what these targets made
 	rm -rf .venv .venv-floor .venv-lock dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf example_project/var
 	find . -name node_modules -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment is made anew whenever its lock changes. The checkout itself is installed editable, with

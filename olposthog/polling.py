@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from .cache import READ_SECONDS, SharedCache
+from .counters import Tally
 from .definitions import Definitions, DefinitionsError, parse
 from .protocol import PostHogError
 
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 FETCH_SECONDS = 10.0
 """How long a fetch may take; while the fleet has no definitions, also the pause between two."""
+FETCHES = Tally("definition_fetches", ("new", "unchanged", "failed"))
+"""How fetches of definitions ended."""
 LOOK_SECONDS = 5.0
 """How often a process looks whether the fleet has newer definitions, at least."""
 
@@ -223,6 +226,7 @@ class DefinitionsPoll(Generic[T]):
         except PostHogError as error:
             self._fail(head, str(error))
             return
+        FETCHES.count("unchanged" if fetched.text is None else "new")
         now = self._wall()
         updated = replace(
             head, token=secrets.token_hex(8), checked_at=now, digest=self._loaded_digest, failure=""
@@ -235,6 +239,7 @@ class DefinitionsPoll(Generic[T]):
         self._write(updated, self._text if fetched.text is not None else None)
 
     def _fail(self, head: Head, reason: str) -> None:
+        FETCHES.count("failed")
         if not head.failure:
             outcome = (
                 "the last good ones stay in use." if self._loaded_digest else "PostHog evaluates."

@@ -44,9 +44,11 @@ settings.configure(
         "django.contrib.auth",
         "django.contrib.contenttypes",
         "rest_framework",
+        "drf_spectacular",
         "olposthog",
         "olposthog_api",
     ],
+    REST_FRAMEWORK={"DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema"},
     ROOT_URLCONF="__main__",
     SECRET_KEY="for this check alone",
 )
@@ -59,6 +61,9 @@ from django.test import Client
 response = Client().get("/api/features/")
 assert response.status_code == 200, (response.status_code, response.content)
 assert response.json()["features"] == {"new-checkout": True}, response.content
+
+call_command("spectacular", "--file", "openapi.yaml", "--validate", "--fail-on-warn")
+assert "/api/features/" in open("openapi.yaml").read()
 """
 
 
@@ -76,7 +81,8 @@ def main() -> None:
         say(f"Installing {wheel.name} with [api]")
         python = install(Path(scratch, "with-api"), f"{wheel}[api]", pins)
         run_elsewhere(python, LIBRARY_WITH_API)
-        say("  checks pass, GET /api/features/ answers 200 with the flags of settings.FEATURES")
+        say("  checks pass, GET /api/features/ answers 200 with the flags of settings.FEATURES,")
+        say("  manage.py spectacular describes it")
 
 
 def build(into: Path) -> tuple[Path, Path]:

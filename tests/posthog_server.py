@@ -500,7 +500,9 @@ def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description="A stand-in PostHog on loopback.")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--flags", type=Path, help="a JSON file of keys and values")
+    parser.add_argument(
+        "--flags", type=Path, help="a JSON file of keys and values: on, off or a variant"
+    )
     parser.add_argument(
         "--definitions", type=Path, help="a JSON file as /flags/definitions sends it"
     )
@@ -510,7 +512,13 @@ def main() -> None:
             server.flags = json.loads(options.flags.read_text())
         if options.definitions:
             server.definitions = json.loads(options.definitions.read_text())
-        sys.stdout.write(f"{server.url}\n")
+        sys.stdout.write(
+            f"{server.url}\n\n"
+            "A stand-in PostHog listens here. From another terminal:\n"
+            f"  POSTHOG_PROJECT_API_KEY={server.token} POSTHOG_API_HOST={server.url} make run\n"
+            f"With POSTHOG_PERSONAL_API_KEY={server.secret} too, flags are evaluated locally.\n"
+            "End it with Ctrl-C to see an outage.\n"
+        )
         sys.stdout.flush()
         threading.Event().wait()
 

@@ -67,8 +67,9 @@ def start_on(clock: Clock) -> Evaluator:
 
 
 def settle() -> None:
-    """Wait for the writes to the shared cache, which nobody else waits for."""
+    """Wait for the writes to the shared cache and for what they tell; nobody else waits."""
     assert evaluation.current().shared.settle(10)
+    evaluation.current()._ledger._teller.submit(lambda: None).result(10)
 
 
 def circuit() -> State:
@@ -335,6 +336,72 @@ def test_fifty_threads_share_one_failure(enabled: PostHogServer, settings: Setti
     assert len(enabled.flag_calls) == 1
 
 
+def test_nobody_waits_for_the_trip_threshold_to_the_end() -> None:
+    """A flight lands, and its callers give up, before the time that was promised."""
+    evaluator = evaluation.current()
+
+    assert evaluator._flight_seconds < evaluator.wait_seconds
+    assert evaluator.wait_seconds < evaluator.settings.trip_threshold_seconds
+
+
+def test_more_callers_than_can_wait_are_answered_at_once(
+    enabled: PostHogServer, settings: Settings
+) -> None:
+    """Whoever finds the ground full gets the fallback, and does not wait."""
+    settings.FEATURES = {"beta": True}
+    evaluator = evaluation.current()
+    with every_flight_taken():
+        evaluator._workers._backlog = 1
+        waiting = evaluator.flight(query("first"))
+        assert evaluator.flight(query("second")).result(0).source is Source.FALLBACK
+        assert not waiting.done()
+
+
+def test_an_unforeseen_error_is_a_fallback(
+    enabled: PostHogServer,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever goes wrong on the way, the caller gets FEATURES, and the log gets the traceback."""
+    settings.FEATURES = {"beta": True}
+    monkeypatch.setattr(evaluation.current()._entries, "read", lambda *_: 1 / 0)
+
+    assert evaluate("u1").flags == {"beta": True}
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_an_answer_that_has_landed_is_not_given_up(enabled: PostHogServer) -> None:
+    """A caller who looks too late, as after a blocked event loop, still gets PostHog's answer."""
+    enabled.flags = {"beta": True}
+    evaluate("u1")
+
+    assert evaluation.current().give_up(query("u1")).source is Source.POSTHOG
+
+
+def test_retries_heed_what_other_processes_found_out(
+    enabled: PostHogServer, settings: Settings, another_process: Callable[[], None]
+) -> None:
+    """Before a retry the fleet's state is read again: an opening elsewhere ends the trying."""
+    settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
+    fail_times(enabled, 1)
+    settle()
+    opening = caches["durable"].get(evaluation.current()._ledger.state_key)
+    caches["durable"].clear()
+    another_process()
+    enabled.flags_fault = Status(502)
+
+    with ThreadPoolExecutor(1) as pool:
+        with enabled.gate():
+            asked = pool.submit(evaluate, "u1")
+            enabled.wait_for_flag_calls(2)
+            settle()
+            caches["durable"].set(evaluation.current()._ledger.state_key, opening)
+        assert asked.result().source is Source.FALLBACK
+
+    assert len(enabled.flag_calls) == 2
+
+
 def test_different_people_fly_separately(enabled: PostHogServer) -> None:
     """One person's flight does not hold up another one's."""
     with ThreadPoolExecutor(3) as pool:
@@ -366,7 +433,7 @@ def every_flight_taken() -> Iterator[None]:
 
     def occupy() -> Any:
         everyone_waits.wait(10)
-        takeoff.wait(10)
+        takeoff.wait()  # a caller who waits for a flight without a limit waits for ever
 
     for number in range(evaluation.FLIGHTS):
         evaluation.current()._flights.join(number, occupy)

@@ -17,6 +17,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory, override_settings
+from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ from olposthog.features import (
     get_feature_flag_payload,
     is_enabled,
 )
-from olposthog.snapshot import Runtime, Source
+from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from tests.posthog_faults import Hang, Status
 from tests.posthog_server import Flag, PostHogServer, Variant
 
@@ -127,6 +128,17 @@ def test_payload_is_decoded(enabled: PostHogServer, settings: Settings) -> None:
     assert [get_feature_flag_payload(name) for name in ("plain", "off", "fallback", "?")] == [
         None
     ] * 4
+
+
+def test_payload_is_the_callers_own(enabled: PostHogServer) -> None:
+    """Whoever changes a payload changes it for nobody else."""
+    enabled.flags = {"checkout": Variant("test", payload={"colours": ["green"]})}
+
+    payload: Any = get_feature_flag_payload("checkout", "u1")
+    payload["colours"].append("red")
+
+    assert get_feature_flag_payload("checkout", "u1") == {"colours": ["green"]}
+    assert evaluate("u1").payloads["checkout"] == {"colours": ["green"]}
 
 
 def test_all_flags_can_be_changed_by_their_caller(enabled: PostHogServer) -> None:
@@ -279,6 +291,38 @@ def test_properties_must_be_json(enabled: PostHogServer, argument: str, junk: An
         with pytest.raises((TypeError, ValueError), match=f"^{argument} must "):
             call()
     assert enabled.requests == []
+
+
+def test_properties_are_those_of_the_moment_of_asking(enabled: PostHogServer) -> None:
+    """What a caller does to its dict while PostHog is asked changes nothing."""
+    enabled.flags = {"pro": Flag(lambda body: body["person_properties"]["plan"] == "pro")}
+    properties = {"plan": "pro"}
+
+    async def ask_and_change() -> FlagSnapshot:
+        asked = asyncio.create_task(aevaluate("u1", person_properties=properties))
+        await asyncio.sleep(0)
+        properties["plan"] = "free"
+        return await asked
+
+    assert asyncio.run(ask_and_change()).flags == {"pro": True}
+    assert enabled.flag_calls[0]["person_properties"]["plan"] == "pro"
+
+
+def test_properties_nested_without_end_are_refused(enabled: PostHogServer) -> None:
+    """A property that no JSON writer can write is the caller's mistake, and named."""
+    nested: Any = []
+    for _ in range(100_000):
+        nested = [nested]
+
+    with pytest.raises(ValueError, match="person_properties"):
+        evaluate("u1", person_properties={"nested": nested})
+
+
+def test_runtime_may_be_its_name(enabled: PostHogServer) -> None:
+    """`runtime="client"` is as good as the enum's member."""
+    enabled.flags = {"here": Flag(True, runtime="client"), "there": Flag(True, runtime="server")}
+
+    assert evaluate("u1", runtime="client").flags == {"here": True}  # type: ignore[arg-type]  # text
 
 
 def test_group_without_a_dict_of_properties_is_refused(enabled: PostHogServer) -> None:
@@ -452,6 +496,39 @@ def test_blocking_call_in_a_loop_is_logged(
         assert caplog.records == []
 
 
+@pytest.mark.django_db(transaction=True)
+def test_request_of_a_user_is_answered_in_a_loop(
+    enabled: PostHogServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who made a request may have to be read from the database, which Django forbids in a loop."""
+    user = get_user_model().objects.create_user("ann")
+    request: Any = RequestFactory().get("/")
+    request.user = SimpleLazyObject(lambda: get_user_model().objects.get(pk=user.pk))
+
+    async def ask() -> str:
+        return for_request(request).distinct_id
+
+    assert asyncio.run(ask()) == str(user.pk)
+    assert caplog.messages == [
+        "for_request() can block the event loop it runs in; await its async twin."
+    ]
+
+
+def test_clearing_in_a_loop_is_logged(
+    enabled: PostHogServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Clearing waits for the shared cache, and says so where that stops a loop."""
+
+    async def clear() -> None:
+        clear_cache("u1")
+
+    asyncio.run(clear())
+
+    assert caplog.messages == [
+        "clear_cache() can block the event loop it runs in; use sync_to_async."
+    ]
+
+
 def test_plain_call_is_not_logged(enabled: PostHogServer, caplog: pytest.LogCaptureFixture) -> None:
     """Outside of a loop nothing is said."""
     evaluate("u1")
@@ -544,4 +621,6 @@ def test_request_and_id_exclude_each_other(enabled: PostHogServer, about: Any) -
 def test_no_request_is_no_request(enabled: PostHogServer) -> None:
     """`request=None` is as good as leaving it out."""
     assert evaluate("u1", request=None).distinct_id == "u1"
+    request = RequestFactory().get("/")
+    assert evaluate(request=request, person_properties=None, groups=None).anonymous
     assert evaluation.current().recent.get(evaluation.key_of_person("u1")) is not None

@@ -193,6 +193,16 @@ def test_other_quotas_do_not_matter(limited: object) -> None:
     assert "x" in parse(reply({"x": {"value": True}}, quotaLimited=limited), NOW).decisions
 
 
+@pytest.mark.parametrize(
+    ("flags", "errors"),
+    [({}, True), ({"x": {"value": None, "failed": True}}, True), ({"x": {"failed": True}}, False)],
+)
+def test_no_flag_at_all_could_be_computed(flags: object, errors: bool) -> None:
+    """Where PostHog failed with every flag it has not said that there are none."""
+    with pytest.raises(PostHogError, match="no flag could be computed"):
+        parse(reply(flags, errorsWhileComputingFlags=errors), NOW)
+
+
 def test_unknown_fields_are_no_obstacle() -> None:
     """What a newer PostHog adds to a reply or a record is passed over."""
     flags = {"x": {"value": True, "shade": "new", "metadata": {"more": {}}}}

@@ -1,6 +1,15 @@
 """The Django app `olposthog_api`: put it in INSTALLED_APPS after `olposthog`."""
 
+from importlib.util import find_spec
+
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
+
+if not (find_spec("rest_framework") and find_spec("drf_spectacular")):
+    raise ImproperlyConfigured(
+        '"olposthog_api" needs Django REST framework and drf-spectacular: '
+        'pip install "olposthog[api]", or take it out of INSTALLED_APPS.'
+    )
 
 
 class OlposthogApiConfig(AppConfig):

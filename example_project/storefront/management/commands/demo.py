@@ -51,4 +51,4 @@ def _origin() -> str:
         return "settings.FEATURES, because POSTHOG_ENABLED is off"
     if not settings.offline:
         return settings.api_host
-    return f"{settings.definitions_file}: edit it, and look again"
+    return f"{settings.definitions_file}: edit it, and look again five seconds later"
