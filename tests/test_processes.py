@@ -569,7 +569,7 @@ def test_many_coroutines_for_one_person_make_one_call(
 
 # Definitions for a fleet
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 
 
 def test_workers_share_one_poll(web_site: Site, posthog: PostHogServer) -> None:
@@ -584,7 +584,7 @@ def test_workers_share_one_poll(web_site: Site, posthog: PostHogServer) -> None:
         until(lambda: sources_of(server) == {"local"})
 
         began, before = time.monotonic(), len(posthog.definition_calls)
-        posthog.wait_until(lambda: len(posthog.definition_calls) >= before + 6, PATIENCE)
+        posthog.wait_until(lambda: len(posthog.definition_calls) >= before + 5, PATIENCE)
         quiet = len(posthog.definition_calls) - before
         # Turns are counted from the last answer, so these are one in an interval, and one more.
         assert quiet <= (time.monotonic() - began) / POLL_SECONDS + 1
