@@ -109,6 +109,7 @@ class Process:
     """One process's poll, without its thread: it looks when a test says so."""
 
     def __init__(self, clock: Clock, skew: float = 0.0) -> None:
+        self.skew = skew
         self.shared = SharedCache("durable", read_seconds=PATIENCE, clock=clock)
         self.poll: DefinitionsPoll[Definitions] = DefinitionsPoll(
             Gateway(conf.current(), connections=1, clock=clock),
@@ -117,7 +118,7 @@ class Process:
             lambda definitions: definitions,
             interval_seconds=INTERVAL,
             clock=clock,
-            wall=lambda: clock.now + skew,
+            wall=lambda: clock.now + self.skew,
         )
 
     def look(self) -> list[str] | None:
@@ -466,6 +467,22 @@ def test_clock_that_was_wrong_for_a_moment(
 
     assert len(posthog.definition_calls) == 2
     assert shared_head().checked_at == clock.now
+
+
+def test_clock_that_jumps(
+    start: Callable[..., Process], process: Process, posthog: PostHogServer, clock: Clock
+) -> None:
+    """A machine whose clock is put forward knows when the turn began, and fetches no earlier."""
+    fleet = [process, start()]
+    for _ in range(int(INTERVAL / 5) + 2):
+        for one in fleet:
+            one.look()
+        clock.now += 5
+    for one in fleet:
+        one.skew = 86_400
+        one.look()
+
+    assert len(posthog.definition_calls) == 2
 
 
 def test_claims_outlive_their_turn(process: Process, posthog: PostHogServer) -> None:
@@ -997,6 +1014,7 @@ def test_hanging_definitions_hold_up_no_caller(polling: PostHogServer) -> None:
     assert (snapshot.source, snapshot.flags) == (Source.POSTHOG, {"a": True})
     polling.wait_until(lambda: polling.definition_calls)
     assert polling.in_flight == 1
+    assert poll()._has_looked.is_set()  # so that nobody waits for what comes after the look
 
 
 def test_boot_while_posthog_is_down(

@@ -246,6 +246,10 @@ def test_refreshed_value_is_next(
     ask(process)
     settle(process)
     assert len(windows.flag_calls) == 1
+    clock.now += 0.1
+    ask(other)
+    settle(other)
+    assert len(windows.flag_calls) == 2
 
 
 def test_refreshed_value_replaces_what_the_process_remembers(
@@ -471,6 +475,27 @@ def settle_refreshes(process: Evaluator) -> None:
     until(lambda: not process._refreshes._under_way)
 
 
+def test_refresh_that_nobody_can_claim(
+    windows: PostHogServer, start: Callable[[], Evaluator], clock: Clock
+) -> None:
+    """Where the shared cache can be read and not written, each process refreshes for itself."""
+    process = start()
+    known(process)
+    change(windows)
+    clock.now += FRESH
+
+    def refuse_claim(*_: Any, **__: Any) -> bool:
+        raise PermissionError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Moody, "add", refuse_claim)
+        assert ask(process).flags == {"beta": "old"}
+        settle_refreshes(process)
+
+    assert len(windows.flag_calls) == 1
+    assert ask(process).flags == {"beta": "new"}
+
+
 def test_refresh_that_the_cache_dropped(
     windows: PostHogServer, start: Callable[[], Evaluator], clock: Clock
 ) -> None:
@@ -671,6 +696,23 @@ def test_cleared_person_is_never_served_stale(
 
     for one in (process, other):
         assert ask(one).source is Source.FALLBACK
+
+
+def test_cleared_amid_a_call(
+    windows: PostHogServer, start: Callable[[], Evaluator], clock: Clock
+) -> None:
+    """What PostHog was asked for before a clearing is not served when the cache dies after it."""
+    process = start()
+    with ThreadPoolExecutor(1) as pool:
+        with windows.gate():
+            answer = pool.submit(ask, process)
+            windows.wait_for_flag_calls(1)
+            process.clear("u1")
+        assert answer.result(PATIENCE).source is Source.POSTHOG
+    Moody.refuses = True
+    fail(windows)
+
+    assert ask(process).source is Source.FALLBACK
 
 
 def test_cleared_amid_a_read(
