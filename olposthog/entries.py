@@ -54,7 +54,7 @@ class Entries:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._shared = shared
-        self._stale_seconds = stale_seconds
+        self.stale_seconds = stale_seconds
         self._prefix = f"olposthog:{project}:entry:"
         self._generation_prefix = f"{control_prefix(project)}generation:"
         self._state_key = state_key
@@ -81,7 +81,7 @@ class Entries:
     def keep(self, question: str, evaluation: Evaluation, generation: tuple[str, str]) -> None:
         """Store an evaluation that was asked for in `generation`, without waiting for it."""
         fresh_seconds = self._shared.timeout_seconds
-        lifetime = None if fresh_seconds is None else fresh_seconds + self._stale_seconds
+        lifetime = None if fresh_seconds is None else fresh_seconds + self.stale_seconds
 
         def write(cache: BaseCache) -> None:
             entry = {"generation": generation, "evaluation": evaluation.to_json()}

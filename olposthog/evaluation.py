@@ -291,12 +291,13 @@ class Evaluator:
         if local is not None and not local.undecided:
             return self._answer(local.evaluation, Source.LOCAL, query)
         decided = local.evaluation if local else None
+        known_under = self._last_known.generation
         found = self._entries.read(
             self._question(query), query.identity.distinct_id, deadline - self._clock()
         )
         if found is not None:
             self.breaker.mirror(found.state)
-        known = self._known(query, found)
+        known = self._known(query, found, known_under)
         if known is not None:
             overdue = self._entries.overdue(known)
             if overdue < 0:
@@ -311,19 +312,22 @@ class Evaluator:
             return self._do_without(query, known, decided)
         return self._answer(evaluation, Source.POSTHOG, query, decided)
 
-    def _known(self, query: Query, found: Found | None) -> Evaluation | None:
-        """Return the newest answer that was not cleared: the fleet's, else this process's own.
+    def _known(
+        self, query: Query, found: Found | None, known_under: object = None
+    ) -> Evaluation | None:
+        """Return the newest answer that was not cleared, of the fleet's and this process's own.
 
         The own one counts while the shared cache cannot be read, or has not got it yet.
         """
-        if found is not None and found.known is not None:
-            known = LastKnown(found.known, found.generation)
-            self._last_known.put(query.key, known, self._last_known.generation)
-            return found.known
         own = self._last_known.get(query.key)
-        if own is None or (found is not None and own.generation != found.generation):
-            return None
-        return own.evaluation
+        if own is not None and found is not None and own.generation != found.generation:
+            own = None
+        if found is None or found.known is None:
+            return own.evaluation if own else None
+        if own is not None and own.evaluation.evaluated_at > found.known.evaluated_at:
+            return own.evaluation
+        self._last_known.put(query.key, LastKnown(found.known, found.generation), known_under)
+        return found.known
 
     def _ask(self, query: Query, found: Found | None, deadline: float) -> Evaluation | None:
         """Ask PostHog, and keep what it says for everyone."""
@@ -361,9 +365,11 @@ class Evaluator:
         self, query: Query, known: Evaluation | None, decided: Evaluation | None
     ) -> FlagSnapshot:
         """Answer while PostHog cannot be asked: the last known values where allowed."""
-        overdue = math.inf if known is None else self._entries.overdue(known)
-        if known is not None and overdue < self.settings.stale_if_error_seconds:
-            return self._answer(known, Source.STALE, query, decided)
+        if known is not None:
+            overdue = self._entries.overdue(known)
+            if overdue < self._entries.stale_seconds:
+                source = Source.POSTHOG if overdue < 0 else Source.STALE
+                return self._answer(known, source, query, decided)
         return self._answer(decided, Source.FALLBACK, query)
 
     def _tell_receivers(self, state: State, reason: str) -> None:

@@ -38,6 +38,8 @@ FETCHES = Tally("definition_fetches", ("new", "unchanged", "failed"))
 """How fetches of definitions ended."""
 LOOK_SECONDS = 5.0
 """How often a process looks whether the fleet has newer definitions, at least."""
+CLAIM_SECONDS = 600.0
+"""How long the claim of a turn outlives it: machines' clocks do not agree when that is."""
 
 
 class Fetcher(Protocol):
@@ -71,7 +73,7 @@ class Head:
             texts = (head.token, head.digest, head.failure, head.etag or "")
             if not all(isinstance(one, str) for one in texts) or not math.isfinite(head.checked_at):
                 return None
-        except (RecursionError, TypeError, ValueError):
+        except (OverflowError, RecursionError, TypeError, ValueError):
             return None
         return head
 
@@ -102,6 +104,10 @@ class DefinitionsPoll(Generic[T]):
         self._clock = clock
         self._wall = wall
         self._head: Head | None = None
+        self._seen = ""  # the token that stood in the shared cache when it was last read
+        self._replaced = ""  # the token in whose place this process has put another
+        self._looked_at = -math.inf
+        self._begun_between = (-math.inf, math.inf)  # when the head became the fleet's
         self._text = ""
         self._loaded: T | None = None
         self._loaded_digest = ""
@@ -137,8 +143,8 @@ class DefinitionsPoll(Generic[T]):
     def look(self) -> None:
         """Take over what the fleet has; fetch if that is due and this process's turn."""
         found = self._shared.get_many([self._key("head")], READ_SECONDS)
-        if found is not None:
-            self._take_over(Head.from_text(found.get(self._key("head"))))
+        if found is not None and self._take_over(Head.from_text(found.get(self._key("head")))):
+            self._looked_at = self._clock()
         self._has_looked.set()
         if self._is_our_turn():
             self._fetch()
@@ -166,22 +172,38 @@ class DefinitionsPoll(Generic[T]):
             self._has_looked.set()
             self._closed.wait(min(LOOK_SECONDS, self._interval / 4))
 
-    def _take_over(self, head: Head | None) -> None:
-        if head is None or (head.digest != self._loaded_digest and not self._load_shared(head)):
-            # Not there, or not usable. What this process has may be all that the fleet has.
+    def _take_over(self, head: Head | None) -> bool:
+        """Take over what the fleet has; return whether all of it could be read."""
+        usable: bool | None = head is not None
+        if head is not None and head.digest != self._loaded_digest:
+            usable = self._load_shared(head)
+        if usable is None:
+            return False
+        self._seen = head.token if head else ""
+        if head is None or not usable or head.token == self._replaced:
+            # Not there, not usable, or older. What this process has may be all that the fleet has.
             if self._loaded_digest and self._head:
-                self._write(self._head, self._text)
-            return
+                self._write(self._head, self._text, over=self._seen)
+        else:
+            self._adopt(head, self._looked_at)
+        return True
+
+    def _adopt(self, head: Head, not_before: float) -> None:
+        if self._head is None or head.token != self._head.token:
+            self._begun_between = (not_before, self._clock())
         self._head = head
 
-    def _load_shared(self, head: Head) -> bool:
+    def _load_shared(self, head: Head) -> bool | None:
+        """Return whether the fleet's definitions are now this process's; None if unreadable."""
         if not head.digest:
             return not self._loaded_digest
-        found = self._shared.get_many([self._key("body")], READ_SECONDS)
-        text = found.get(self._key("body")) if found else None
-        if not isinstance(text, str) or _digest(text) != head.digest:
+        if head.token == self._replaced:
             return False
-        return self._load(text)
+        found = self._shared.get_many([self._key("body")], READ_SECONDS)
+        if found is None:
+            return None
+        text = found.get(self._key("body"))
+        return isinstance(text, str) and _digest(text) == head.digest and self._load(text)
 
     def _load(self, text: str) -> bool:
         try:
@@ -198,12 +220,12 @@ class DefinitionsPoll(Generic[T]):
 
         Turns are counted from the last answer, so a process that dies amid its own costs one.
         """
-        now, head = self._wall(), self._head
+        head = self._head
         window = self._interval if head and head.digest else FETCH_SECONDS
         if head is None:
-            turn = f"first:{int(now // window)}"
+            turn = f"first:{int(self._wall() // window)}"
         else:
-            number = int((now - head.checked_at) // window)
+            number = int(self._turning_for(head) // window)
             if number < 1:
                 return False
             turn = f"{head.token}:{number}"
@@ -211,13 +233,24 @@ class DefinitionsPoll(Generic[T]):
             return False
         self._last_turn = turn
         # A cache that cannot say whose turn it is leaves each process to itself.
-        return self._shared.claim(self._key(f"fetch:{turn}"), window * 2) is not False
+        lifetime = window + CLAIM_SECONDS
+        return self._shared.claim(self._key(f"fetch:{turn}"), lifetime) is not False
+
+    def _turning_for(self, head: Head) -> float:
+        """How long `head` has been the fleet's: the wall clock, held within what this process saw.
+
+        Clocks of machines differ, and one that was wrong for a moment must not hold up the fleet.
+        """
+        now = self._clock()
+        earliest, latest = self._begun_between
+        return min(max(self._wall() - head.checked_at, now - latest), now - earliest)
 
     def _fetch(self) -> None:
-        if self._head is None:
-            self._head = Head(secrets.token_hex(8), self._wall())
-            self._add(self._head)
         head = self._head
+        if head is None:
+            head = Head(secrets.token_hex(8), self._wall())
+            self._adopt(head, self._clock())
+            self._write(head, over=head.token)
         etag = head.etag if head.digest == self._loaded_digest else None
         try:
             fetched = self._fetcher.fetch_definitions(etag, deadline=self._clock() + FETCH_SECONDS)
@@ -235,8 +268,9 @@ class DefinitionsPoll(Generic[T]):
             updated = replace(updated, etag=fetched.etag, fetched_at=now)
         if head.failure:
             log.warning("Flag definitions can be fetched again.")
-        self._head = updated
-        self._write(updated, self._text if fetched.text is not None else None)
+        self._adopt(updated, self._clock())
+        self._replaced = head.token
+        self._write(updated, self._text if fetched.text is not None else None, over=head.token)
 
     def _fail(self, head: Head, reason: str) -> None:
         FETCHES.count("failed")
@@ -246,13 +280,16 @@ class DefinitionsPoll(Generic[T]):
             )
             log.warning("Flag definitions cannot be fetched (%s); %s", reason, outcome)
         self._head = replace(head, failure=reason)
-        self._write(self._head)
+        self._write(self._head, over=head.token)
 
-    def _add(self, head: Head) -> None:
-        self._shared.later(lambda cache: cache.add(self._key("head"), head.to_text(), None))
+    def _write(self, head: Head, text: str | None = None, *, over: str) -> None:
+        """Write without waiting, unless somebody has written since this process looked."""
+        expected = {self._seen, over}
 
-    def _write(self, head: Head, text: str | None = None) -> None:
         def write(cache: BaseCache) -> None:
+            stored = Head.from_text(cache.get(self._key("head")))
+            if stored is not None and stored.token not in expected:
+                return
             if text is not None:
                 cache.set(self._key("body"), text, None)
             cache.set(self._key("head"), head.to_text(), None)

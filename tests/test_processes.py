@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -25,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from tests.posthog_faults import Fault, Hang, TrickleBody, TrickleHeaders
+from tests.posthog_faults import Fault, Hang, Refuse, TrickleBody, TrickleHeaders
 from tests.posthog_server import PostHogServer
 from tests.site.child import say
 from tests.site.processes import (
@@ -39,6 +40,7 @@ from tests.site.processes import (
     serving,
     until,
 )
+from tests.test_definitions import flag
 
 FEATURES = {"new-nav": False, "only-here": True}
 SOON = 6.0
@@ -428,6 +430,42 @@ def test_forks_under_load_do_not_deadlock(site: Site) -> None:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def threads_that_poll() -> dict[str, Any]:
+    """Have definitions, and tell where flags then come from and which threads there are."""
+    from olposthog import evaluation
+
+    source_of("early")
+    poll = evaluation.current().poll
+    until(lambda: poll and poll.current())
+    evaluation.current().shared.settle(PATIENCE)  # nothing is amid a write when it forks
+    names = sorted(thread.name for thread in threading.enumerate())
+    return {
+        "source": source_of("ann"),
+        "polls": names.count("olposthog-definitions"),
+        "of the SDK": [name for name in names if "poll" in name.lower()],
+    }
+
+
+def poll_fork_and_poll() -> dict[str, Any]:
+    return {
+        "before": threads_that_poll(),
+        "child": forked(threads_that_poll),
+        "after": threads_that_poll(),
+    }
+
+
+def test_forked_child_polls_anew(site: Site, posthog: PostHogServer) -> None:
+    """A child has one thread of its own that polls, takes what is shared, and fetches nothing."""
+    site.settings["POSTHOG_PERSONAL_API_KEY"] = posthog.secret
+    posthog.definitions = {"flags": [flag("new-nav")]}
+
+    result = site.run(poll_fork_and_poll)
+
+    each = {"source": "local", "polls": 1, "of the SDK": []}
+    assert result == {"before": each, "child": each, "after": each}
+    assert len(posthog.definition_calls) == 1
+
+
 # Web servers
 
 TRIP_SECONDS = 1.5
@@ -527,3 +565,44 @@ def test_many_coroutines_for_one_person_make_one_call(
 
     assert contents == [{"source": "posthog", "new-nav": True}] * 20
     assert len(posthog.flag_calls) == 1
+
+
+# Definitions for a fleet
+
+POLL_SECONDS = 0.5
+
+
+def test_workers_share_one_poll(web_site: Site, posthog: PostHogServer) -> None:
+    """Three workers make one fetch an interval between them, and each has what it brought."""
+    web_site.settings |= {
+        "POSTHOG_PERSONAL_API_KEY": posthog.secret,
+        "POSTHOG_POLL_INTERVAL": POLL_SECONDS,
+    }
+    posthog.definitions = {"flags": [flag("new-nav")]}
+    options = ["tests.site.wsgi", "--workers", "3", "--no-control-socket"]
+    with serving(web_site, "gunicorn", *options, socket_option="--bind=fd://{}") as server:
+        until(lambda: sources_of(server) == {"local"})
+
+        began, before = time.monotonic(), len(posthog.definition_calls)
+        posthog.wait_until(lambda: len(posthog.definition_calls) >= before + 5, PATIENCE)
+        quiet = len(posthog.definition_calls) - before
+        # Turns are counted from the last answer, so these are one in an interval, and one more.
+        assert quiet <= (time.monotonic() - began) / POLL_SECONDS + 1
+        assert posthog.definitions_sent <= 2  # the rest was not modified, and not billed
+
+        posthog.definitions = {"flags": [flag("new-nav", {"groups": []})]}
+        until(lambda: values_of(server) == {False})
+        posthog.clear()
+        posthog.fault = Refuse()
+        answers = server.get_until_all_answered(3)
+
+    assert {answer.content["source"] for answer in answers} == {"local"}
+    assert {answer.content["features"]["new-nav"] for answer in answers} == {False}
+
+
+def sources_of(server: Server) -> set[str]:
+    return {answer.content["source"] for answer in server.get_until_all_answered(3)}
+
+
+def values_of(server: Server) -> set[bool]:
+    return {answer.content["features"]["new-nav"] for answer in server.get_until_all_answered(3)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 
 from olposthog import conf
-from olposthog.gateway import Gateway
+from olposthog.gateway import Fetched, Gateway
 from olposthog.identity import Identity
 from olposthog.protocol import PostHogError
 from olposthog.snapshot import Evaluation, Runtime
@@ -90,7 +91,7 @@ def asking(posthog: PostHogServer, clock: Clock, **settings: Any) -> Callable[..
     return fetch
 
 
-def failure(ask: Callable[..., Evaluation], **how: Any) -> PostHogError:
+def failure(ask: Callable[..., object], **how: Any) -> PostHogError:
     """The error that a request ends with."""
     with pytest.raises(PostHogError) as caught:
         ask(**how)
@@ -501,3 +502,87 @@ def test_next_request_recovers(posthog: PostHogServer, ask: Callable[..., Evalua
         failure(ask, may_retry=lambda: False)
         posthog.heal()
         assert ask().request_id
+
+
+# ---- definitions
+
+
+def defining(posthog: PostHogServer, clock: Clock, **settings: Any) -> Callable[..., Fetched]:
+    """Return `fetch_definitions` of a gateway with these settings, under a deadline."""
+    sender: Gateway = asking(posthog, clock, personal_api_key=posthog.secret, **settings).sender  # type: ignore[attr-defined]  # set in `asking`
+
+    def fetch(etag: str | None = None, deadline: float = 60.0) -> Fetched:
+        return sender.fetch_definitions(etag, deadline=deadline)
+
+    return fetch
+
+
+def test_request_for_definitions(posthog: PostHogServer, clock: Clock) -> None:
+    """The personal key travels in a header, and the project's in the query, whatever it holds."""
+    posthog.token = "phc_a/b c+d"
+
+    fetched = defining(posthog, clock)()
+
+    (request,) = posthog.requests
+    assert (request.method, request.path) == ("GET", "/flags/definitions")
+    assert dict(request.query) == {"token": "phc_a/b c+d", "send_cohorts": ""}
+    assert request.headers["Authorization"] == f"Bearer {posthog.secret}"
+    assert request.headers["User-Agent"] == f"posthog-python/{VERSION}"
+    assert "If-None-Match" not in request.headers
+    assert json.loads(fetched.text or "") == posthog.definitions
+    assert fetched.etag
+
+
+def test_definitions_that_are_still_the_same(posthog: PostHogServer, clock: Clock) -> None:
+    """With the ETag of what PostHog has, nothing is sent again; with another one, all of it."""
+    fetch = defining(posthog, clock)
+    etag = fetch().etag
+
+    assert fetch(etag) == Fetched(None, etag)
+    assert fetch('W/"another"').text
+    assert (posthog.definitions_sent, posthog.definitions_not_modified) == (2, 1)
+
+
+def test_not_modified_without_a_question(posthog: PostHogServer, clock: Clock) -> None:
+    """A 304 that nobody asked for is no answer."""
+    posthog.fault = Status(304, body="")
+
+    assert str(failure(defining(posthog, clock))) == "HTTP 304"
+
+
+def test_definitions_are_not_tried_again(posthog: PostHogServer, clock: Clock) -> None:
+    """Each fetch is billed, so a failure waits for the next turn."""
+    posthog.fault = Status(502)
+
+    failure(defining(posthog, clock))
+
+    assert len(posthog.requests) == 1
+    assert clock.slept == []
+
+
+def test_trickling_definitions_stop_at_the_deadline(posthog: PostHogServer, clock: Clock) -> None:
+    """Reading definitions ends at the deadline, between two bytes."""
+    posthog.fault = Ticking(clock)
+
+    assert str(failure(defining(posthog, clock), deadline=10.0)) == "timeout"
+    assert 10 <= clock.now < 40  # of some sixty bytes
+
+
+def test_no_time_left_for_definitions(posthog: PostHogServer, clock: Clock) -> None:
+    """A fetch whose time has passed is not made."""
+    failure(defining(posthog, clock), deadline=0.0)
+
+    assert posthog.requests == []
+
+
+def test_redirect_with_the_personal_key_is_not_followed(
+    posthog: PostHogServer, clock: Clock
+) -> None:
+    """No other server is shown the personal key."""
+    with PostHogServer() as elsewhere:
+        posthog.fault = Redirect(307, location=f"{elsewhere.url}/flags/definitions")
+
+        error = failure(defining(posthog, clock))
+
+        assert elsewhere.requests == []
+    assert str(error) == "redirect: set POSTHOG_API_HOST to the final address"
