@@ -472,6 +472,12 @@ def _on_change(*, setting: str, **_: Any) -> None:
         reset()
 
 
+def _before_fork() -> None:
+    """Wait a moment for writes to the shared cache: SQLite's locks would stay held in the child."""
+    if _current is not None:
+        _current.shared.settle(READ_SECONDS)
+
+
 def _after_fork() -> None:
     """Start anew in a forked worker: threads and connections stay with the parent."""
     global _current, _current_lock  # noqa: PLW0603  # one per process
@@ -480,4 +486,4 @@ def _after_fork() -> None:
 
 
 setting_changed.connect(_on_change, dispatch_uid="olposthog.evaluation")
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

@@ -15,12 +15,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from .cache import READ_SECONDS, SharedCache
 from .counters import Tally
 from .definitions import Definitions, DefinitionsError, parse
+from .flight import Saturated, Workers
 from .protocol import PostHogError
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ class DefinitionsPoll(Generic[T]):
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._callers = Workers("olposthog-fetch", size=2, backlog=1)
 
     @property
     def head(self) -> Head | None:
@@ -139,6 +142,7 @@ class DefinitionsPoll(Generic[T]):
     def close(self) -> None:
         """End the thread as soon as it has nothing under way."""
         self._closed.set()
+        self._callers.close()
 
     def look(self) -> None:
         """Take over what the fleet has; fetch if that is due and this process's turn."""
@@ -253,7 +257,7 @@ class DefinitionsPoll(Generic[T]):
             self._write(head, over=head.token)
         etag = head.etag if head.digest == self._loaded_digest else None
         try:
-            fetched = self._fetcher.fetch_definitions(etag, deadline=self._clock() + FETCH_SECONDS)
+            fetched = self._ask(etag)
             if fetched.text is not None and not self._load(fetched.text):
                 raise PostHogError("a reply that is not flag definitions")  # noqa: TRY301  # one end
         except PostHogError as error:
@@ -271,6 +275,19 @@ class DefinitionsPoll(Generic[T]):
         self._adopt(updated, self._clock())
         self._replaced = head.token
         self._write(updated, self._text if fetched.text is not None else None, over=head.token)
+
+    def _ask(self, etag: str | None) -> Fetched:
+        """Fetch where it can be abandoned: headers that trickle know no deadline."""
+        deadline = self._clock() + FETCH_SECONDS
+        try:
+            call = self._callers.submit(
+                lambda: self._fetcher.fetch_definitions(etag, deadline=deadline)
+            )
+            return call.result(FETCH_SECONDS)
+        except FutureTimeoutError as error:
+            raise PostHogError("timeout") from error
+        except Saturated as error:
+            raise PostHogError("earlier fetches hang") from error
 
     def _fail(self, head: Head, reason: str) -> None:
         FETCHES.count("failed")
