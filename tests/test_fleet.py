@@ -1,0 +1,161 @@
+"""One breaker for a fleet: real web servers and processes, with PostgreSQL and with Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.posthog_faults import Hang, Status
+from tests.posthog_server import PostHogServer
+from tests.site.processes import Server, Site, Store, serving, until, visiting
+
+TRIP_SECONDS = 3.0
+"""A quarter of it is what the shared cache may take: generous, for a machine that is busy."""
+COOLDOWN_SECONDS = 0.8
+WINDOW_SECONDS = 2.0
+"""How long the fleet waits for a probe, where a test is about that."""
+OPENED = "PostHog's circuit is open"
+PROBED = "PostHog's circuit is half-open"
+CLOSED = "PostHog's circuit is closed"
+
+
+@pytest.fixture(params=["postgresql", "redis"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """What the processes share."""
+    store: Store = request.getfixturevalue(f"{request.param}_cache")
+    return store
+
+
+@pytest.fixture
+def site(store: Store, posthog: PostHogServer, tmp_path: Path) -> Site:
+    """A site in which nothing but the shared cache remembers answers; it logs every change."""
+    posthog.flags = {"new-nav": True}
+    site = Site(tmp_path, store=store)
+    site.use(posthog)
+    site.settings |= {
+        "FEATURES": {"new-nav": False},
+        "LOGGING": {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+            "loggers": {"olposthog": {"handlers": ["stderr"], "level": "INFO"}},
+        },
+        "MIDDLEWARE": ["tests.site.urls.name_worker"],
+        "POSTHOG_API_IDENTITY": "tests.site.identity.of_worker",
+        "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS": TRIP_SECONDS,
+        "POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS": COOLDOWN_SECONDS,
+        "POSTHOG_FEATURE_FLAG_REQUEST_TIMEOUT_MS": 60_000,
+        "POSTHOG_LOCAL_CACHE_SECONDS": 0,
+        "POSTHOG_MAX_RETRIES": 0,
+    }
+    return site
+
+
+# Web servers
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A web server with some workers."""
+
+    server: Server
+    workers: int
+
+    def log(self, line: str) -> int:
+        """Return how often one of the workers has logged a line."""
+        return self.server.log().count(line)
+
+    def sources(self) -> set[str]:
+        """Return where the answers come from, once each worker has given one."""
+        answers = self.server.get_until_all_answered(self.workers)
+        return {one.content["source"] for one in answers}
+
+
+@contextmanager
+def gunicorn(site: Site) -> Iterator[Fleet]:
+    """Serve the site by four workers that have threads."""
+    options = ["tests.site.preloaded", "--preload", "--worker-class=gthread", "--threads=4"]
+    options += ["--workers=4", "--no-control-socket"]
+    with serving(site, "gunicorn", *options, socket_option="--bind=fd://{}") as server:
+        yield Fleet(server, 4)
+
+
+@contextmanager
+def uvicorn(site: Site) -> Iterator[Fleet]:
+    """Serve the site by two workers that have an event loop each."""
+    options = ["tests.site.asgi:application", "--workers=2"]
+    with serving(site, "uvicorn", *options, socket_option="--fd={}") as server:
+        yield Fleet(server, 2)
+
+
+@contextmanager
+def warm(site: Site, run: Callable[[Site], AbstractContextManager[Fleet]]) -> Iterator[Fleet]:
+    """Serve the site by workers that have PostHog's answers, and know of each other."""
+    with run(site) as fleet:
+        for _ in range(2):
+            assert fleet.sources() == {"posthog"}
+        yield fleet
+
+
+@pytest.mark.parametrize("run", [gunicorn, uvicorn], ids=lambda run: str(run.__name__))
+def test_fleet_goes_through_an_outage_as_one(
+    run: Callable[[Site], AbstractContextManager[Fleet]], site: Site, posthog: PostHogServer
+) -> None:
+    """One trip stops every call, each cooldown ends with one probe, one success lets all go on."""
+    with warm(site, run) as fleet:
+        posthog.clear()
+        posthog.flags_fault = Hang()
+        with ThreadPoolExecutor(8) as pool:
+            first = list(pool.map(lambda _: fleet.server.get(), range(8)))
+        assert {(one.status, one.content["source"]) for one in first} == {(200, "fallback")}
+        until(lambda: fleet.log(OPENED))
+        under_way = len(posthog.flag_calls) - fleet.log(PROBED)
+        assert 1 <= under_way <= 8
+
+        with visiting(fleet.server, 3) as visitors:
+            for probes in (1, 2, 3):
+                posthog.wait_for_flag_calls(under_way + probes)
+                meanwhile = visitors.until_all_answered(fleet.workers)
+                assert {one.content["source"] for one in meanwhile} == {"fallback"}
+                assert len(posthog.flag_calls) == under_way + probes
+                posthog.flags_fault = Hang()  # drops the probe, and waits for the next
+            posthog.heal()
+            visitors.until_all_answered(fleet.workers, source="posthog")
+
+        until(lambda: fleet.log(CLOSED))
+        assert fleet.sources() == {"posthog"}
+        until(lambda: fleet.log(OPENED) == fleet.log(PROBED))  # the first trip; but the last probe
+        assert fleet.log(CLOSED) == 1
+
+
+def test_probing_worker_that_is_killed_costs_one_window(
+    site: Site, store: Store, posthog: PostHogServer
+) -> None:
+    """A probe that ends with its process is followed by one in the very next window."""
+    site.settings["POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS"] = WINDOW_SECONDS
+    with warm(site, gunicorn) as fleet, visiting(fleet.server, 3) as visitors:
+        posthog.flags_fault = Status(500)
+        until(lambda: fleet.log(OPENED))
+        with posthog.gate():
+            before = len(posthog.flag_calls)
+            posthog.heal()
+            probe = posthog.wait_for_flag_calls(before + 1)[before]
+            prober = probe["person_properties"]["worker"]
+            os.kill(prober, signal.SIGKILL)
+            others = visitors.until_all_answered(fleet.workers)
+            assert {one.content["source"] for one in others} == {"fallback"}
+            assert len(posthog.flag_calls) == before + 1
+        answers = visitors.until_all_answered(fleet.workers, source="posthog")
+
+        assert prober not in {one.worker for one in answers}
+        until(lambda: fleet.log(CLOSED))
+        assert [fleet.log(change) for change in (OPENED, PROBED, CLOSED)] == [1, 2, 1]
+        attempts = [key.rpartition(":")[2] for key in store.list_keys() if ":probe:" in key]
+        assert sorted(attempts) == ["1", "2"]
