@@ -193,7 +193,10 @@ def test_clocks_a_minute_apart_agree_on_the_cooldown(
     sensitive_site: Site, posthog: PostHogServer, ahead: float
 ) -> None:
     """To a machine whose clock is wrong, an opening is as old as to the one that opened."""
-    sensitive_site.settings["POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS"] = 2
+    sensitive_site.settings |= {
+        "POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS": 2,
+        "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS": 10,  # claims must outlast the minute
+    }
     skewed_site = replace(
         sensitive_site, settings={**sensitive_site.settings, "CLOCK_IS_AHEAD_BY": ahead}
     )
