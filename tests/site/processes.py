@@ -306,7 +306,7 @@ class Visitors:
     def ask(self) -> None:
         """Ask until it is over; a server that drops a connection has lost a worker."""
         while not self._over.is_set():
-            with suppress(requests.ConnectionError):
+            with suppress(requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
                 self._answers.append(self._server.get())
 
     def end(self) -> None:
