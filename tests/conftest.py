@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import posthog as posthog_sdk
@@ -12,6 +13,13 @@ from pytest_django import Settings
 from olposthog import evaluation
 from olposthog.gateway import events
 from tests.posthog_server import PostHogServer
+from tests.site.processes import Store
+from tests.site.servers import (
+    KeptServer,
+    postgresql_store,
+    postgresql_template,
+    redis_store,
+)
 
 
 @pytest.fixture
@@ -59,3 +67,53 @@ def forget_process() -> None:
 def another_process() -> Callable[[], None]:
     """Go on as another process: nothing of this one is known, the shared cache is the same."""
     return forget_process
+
+
+# Servers that the shared cache may be in: see tests/site/servers.py
+
+
+@pytest.fixture(scope="session")
+def kept_redis() -> Iterator[KeptServer]:
+    """A Redis of the tests' own. Whoever breaks it restores it."""
+    with KeptServer("redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kept_postgresql() -> Iterator[KeptServer]:
+    """A PostgreSQL of the tests' own. Whoever breaks it restores it."""
+    with KeptServer("postgresql") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """The Redis that REDIS_URL names, or else one of the tests' own."""
+    return os.environ.get("REDIS_URL") or request.getfixturevalue("kept_redis").url
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(request: pytest.FixtureRequest) -> str:
+    """The PostgreSQL that DATABASE_URL names, or else one of the tests' own."""
+    return os.environ.get("DATABASE_URL") or request.getfixturevalue("kept_postgresql").url
+
+
+@pytest.fixture(scope="session")
+def cache_template(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database with an empty table for the shared cache."""
+    with postgresql_template(postgresql_url, tmp_path_factory.mktemp("postgresql")) as name:
+        yield name
+
+
+@pytest.fixture
+def redis_cache(redis_url: str) -> Iterator[Store]:
+    """A shared cache in Redis, with nothing in it."""
+    with redis_store(redis_url) as store:
+        yield store
+
+
+@pytest.fixture
+def postgresql_cache(postgresql_url: str, cache_template: str) -> Iterator[Store]:
+    """A shared cache in PostgreSQL, with nothing in it."""
+    with postgresql_store(postgresql_url, cache_template) as store:
+        yield store

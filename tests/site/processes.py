@@ -9,14 +9,16 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import requests
 
@@ -39,6 +41,18 @@ def until(fact: Callable[[], object], patience: float = PATIENCE) -> None:
         never.wait(0.02)
 
 
+@dataclass(frozen=True)
+class Store:
+    """What a shared cache is kept in: a server, or a part of one, that this test has to itself."""
+
+    durable: dict[str, Any]
+    """The cache, as CACHES says it."""
+    list_keys: Callable[[], list[str]]
+    """Says which keys there are, as they stand there."""
+    database: dict[str, Any] | None = None
+    """The database that a `DatabaseCache` is in, as DATABASES says it."""
+
+
 @dataclass
 class Site:
     """A project in a directory, with its databases there, and the settings of its processes."""
@@ -49,7 +63,9 @@ class Site:
     """Whether the shared cache is in a database of its own."""
     atomic_requests: bool = False
     cache_entries: int = 10_000
-    """How many entries the shared cache holds before it throws some away."""
+    """How many entries a `DatabaseCache` holds before it throws some away."""
+    store: Store | None = None
+    """What the shared cache is kept in, if not in a SQLite file of the directory."""
 
     @property
     def cache_file(self) -> Path:
@@ -67,7 +83,7 @@ class Site:
     def copy(self, directory: Path) -> Site:
         """Return a site like this one, with copies of its databases."""
         shutil.copytree(self.directory, directory)
-        return Site(directory, dict(self.settings), self.cache_apart)
+        return replace(self, directory=directory, settings=dict(self.settings))
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a process of the site: nothing of it configures PostHog."""
@@ -78,18 +94,25 @@ class Site:
                 "ATOMIC_REQUESTS": self.atomic_requests,
             }
         }
-        durable = {"BACKEND": DATABASE_CACHE, "LOCATION": CACHE_TABLE}
+        durable: dict[str, Any] = {"BACKEND": DATABASE_CACHE, "LOCATION": CACHE_TABLE}
+        if self.store:
+            durable = self.store.durable
+        if durable["BACKEND"] == DATABASE_CACHE:
+            durable = {**durable, "OPTIONS": {"MAX_ENTRIES": self.cache_entries}}
         settings = {
             "ROOT_URLCONF": "tests.site.urls",
             "DATABASES": databases,
             "CACHES": {
                 "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
-                "durable": {**durable, "OPTIONS": {"MAX_ENTRIES": self.cache_entries}},
+                "durable": durable,
             },
             **self.settings,
         }
         if self.cache_apart:
             databases["cache"] = {**databases["default"], "NAME": str(self.cache_file)}
+        if self.store and self.store.database:
+            databases["cache"] = self.store.database
+        if "cache" in databases:
             settings["DATABASE_ROUTERS"] = ["tests.site.router.CacheRouter"]
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("POSTHOG_")
@@ -120,6 +143,17 @@ class Site:
             stderr=stderr,
             text=True,
         )
+
+    @contextmanager
+    def process(self) -> Iterator[Process]:
+        """Run a process that evaluates flags when it is told to."""
+        with tempfile.TemporaryFile("w+") as log:
+            running = self.start(evaluate_as_told, stdin=subprocess.PIPE, stderr=log.fileno())
+            try:
+                yield Process(running, log)
+            finally:
+                running.kill()
+                running.communicate()
 
     def run(self, function: Callable[..., Any], *arguments: Any, bare: bool = False) -> Any:
         """Return what a function of a test module returns in a process of its own."""
@@ -155,6 +189,45 @@ def result_of_ending(process: subprocess.Popen[str], patience: float) -> Any:
             process.kill()
         assert process.returncode == 0, process.stderr.read()
         return json.loads(process.stdout.read().splitlines()[-1])
+
+
+def evaluate_as_told() -> None:
+    """For each line on stdin, evaluate that person's flags and say where they come from."""
+    from olposthog.features import evaluate
+    from tests.site.child import say
+
+    for person in sys.stdin:
+        say(evaluate(person.strip()).source)
+
+
+class Process:
+    """A process that runs `evaluate_as_told`."""
+
+    def __init__(self, running: subprocess.Popen[str], log: IO[str]) -> None:
+        self._running = running
+        self._log = log
+        self._people = count()
+
+    def ask(self) -> str:
+        """Return where the flags of somebody new come from."""
+        self.tell()
+        return self.hear()
+
+    def tell(self) -> None:
+        """As `ask`, without waiting for the answer."""
+        assert self._running.stdin
+        self._running.stdin.write(f"person {next(self._people)} of {self._running.pid}\n")
+        self._running.stdin.flush()
+
+    def hear(self) -> str:
+        """Return the answer to the earliest question that has none yet."""
+        assert self._running.stdout
+        return self._running.stdout.readline().strip() or f"ended: {self.log()}"
+
+    def log(self) -> str:
+        """Return what it has said on stderr."""
+        self._log.seek(0)
+        return self._log.read()
 
 
 def make_tables() -> None:
@@ -220,6 +293,50 @@ class Server:
 
         until(ask)
         return answers[-1]
+
+
+class Visitors:
+    """People who ask a web server for their flags all the time, each of them once."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._over = threading.Event()
+        self._answers: list[Answer] = []
+
+    def ask(self) -> None:
+        """Ask until it is over; a server that drops a connection has lost a worker."""
+        while not self._over.is_set():
+            with suppress(requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                self._answers.append(self._server.get())
+
+    def end(self) -> None:
+        """Ask no more."""
+        self._over.set()
+
+    def until_all_answered(self, workers: int, *, source: str | None = None) -> list[Answer]:
+        """Return the answers from now on, once each worker has given one (from `source`)."""
+        start = len(self._answers)
+
+        def counted() -> set[int]:
+            answers = self._answers[start:]
+            return {one.worker for one in answers if source in (None, one.content["source"])}
+
+        until(lambda: len(counted()) >= workers)
+        return self._answers[start:]
+
+
+@contextmanager
+def visiting(server: Server, number: int) -> Iterator[Visitors]:
+    """Have some people visit at any time while the block runs."""
+    visitors = Visitors(server)
+    with ThreadPoolExecutor(number) as pool:
+        asking = [pool.submit(visitors.ask) for _ in range(number)]
+        try:
+            yield visitors
+        finally:
+            visitors.end()
+    for one in asking:
+        one.result()
 
 
 @contextmanager
