@@ -202,8 +202,9 @@ class Process:
         return self.evaluator.breaker.state
 
     def settle(self) -> None:
-        """Wait for what it writes in the background."""
+        """Wait for what it writes in the background, and for what it tells of that."""
         assert self.evaluator.shared.settle(PATIENCE)
+        self.evaluator._ledger._teller.submit(lambda: None).result(PATIENCE)
 
 
 @dataclass
@@ -318,7 +319,7 @@ def test_process_does_without_the_cache_until_it_is_back(
         fleet.clock.now += COOLDOWN_SECONDS
         assert process.ask() == "posthog"
         assert process.state() is State.CLOSED
-        assert fleet.log(FAILED, RECOVERED, OPENED, CLOSED) == [1, 0, 1, 1]
+        until(lambda: fleet.log(FAILED, RECOVERED, OPENED, CLOSED) == [1, 0, 1, 1])
 
         outage.end()
         fleet.until_shared(process)
