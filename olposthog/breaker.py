@@ -119,6 +119,8 @@ class Breaker:
         self._cooldown = cooldown_seconds
         # A probe may take as long as the trip threshold; the next must not start before it ended.
         self._probe_seconds = max(cooldown_seconds, trip_threshold_seconds)
+        # Claims outlive what machines' clocks differ by: one that is ahead must not claim again.
+        self._claim_seconds = max(self._probe_seconds * 10, 3600.0)
         self._clock = clock
         self._wall = wall
         self._lock = threading.Lock()
@@ -175,7 +177,7 @@ class Breaker:
                 return None
             self._last_attempt = attempt
             permit = Permit(self._record.token, self._openings, probe=True)
-        if self._ledger.claim(f"probe:{permit.token}:{attempt}", self._probe_seconds * 10) is False:
+        if self._ledger.claim(f"probe:{permit.token}:{attempt}", self._claim_seconds) is False:
             return None
         self._tell(State.HALF_OPEN, "the cooldown is over")
         return permit

@@ -8,6 +8,7 @@ hangs is left alone for a while.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 READ_SECONDS = 1.0
 """How long a shared cache may take to answer, at most, before it counts as hanging."""
+FIRST_READ = 2
+"""A process's first question, which connects and imports, may take so many times as long."""
 REST_SECONDS = 1.0
 """How long a shared cache that failed or hung is left alone before it is asked again."""
 CHANGES = Tally("shared_cache_changes", ("failed", "recovered"))
@@ -96,6 +99,7 @@ class SharedCache:
         self._writer = Workers("olposthog-cache-write", size=1, backlog=1000)
         self._rests_until: float | None = None  # None while it answers
         self._asks_again = False
+        self._has_answered = False
         self._returns = 0  # how often it came back
         self._lock = threading.Lock()
 
@@ -128,7 +132,14 @@ class SharedCache:
         # Asked also in a rest: one late read must not make a second prober of this process.
         if self.alias is None or self._asks_again:
             return None
-        return self._ask(lambda cache: cache.add(key, 1, lifetime_seconds), self._read_seconds)
+
+        def claim(cache: BaseCache) -> bool | None:
+            if cache.add(key, 1, lifetime_seconds):
+                return True
+            # `DatabaseCache` also says False when it cannot write: then nobody has claimed it.
+            return None if cache.get(key) is None else False
+
+        return self._ask(claim, math.inf)
 
     def later(self, job: Callable[[BaseCache], object]) -> bool:
         """Do `job` with the cache on the writer's thread, after the writes before it.
@@ -166,7 +177,8 @@ class SharedCache:
         return True
 
     def _ask(self, question: Callable[[BaseCache], T], seconds: float) -> T | None:
-        limit = min(seconds, self._read_seconds)
+        patience = self._read_seconds if self._has_answered else self._read_seconds * FIRST_READ
+        limit = min(seconds, patience)
         try:
             future = self._readers.submit(lambda: self._guarded(question))
         except Saturated:
@@ -175,7 +187,7 @@ class SharedCache:
             return future.result(limit)
         except FutureTimeoutError:
             future.cancel()
-            if limit == self._read_seconds:
+            if limit == patience:
                 self._leave_alone(f"no answer within {limit:g} s")
             return None
 
@@ -189,7 +201,9 @@ class SharedCache:
         try:
             close_old_connections()
             try:
-                return job(caches[self.alias or ""])
+                result = job(caches[self.alias or ""])
+                self._has_answered = True
+                return result
             finally:
                 close_old_connections()
         except Exception as error:  # a cache backend may raise anything

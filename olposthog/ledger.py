@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 NEWS_SECONDS = 3600.0
 """How long it is remembered that a state was announced."""
-ATTEMPTS = 3
-"""How often a state is written that does not arrive."""
+PAUSES_SECONDS = (0.05, 0.25, 1.0)
+"""When a state that did not arrive is written again."""
 
 
 class CacheLedger:
@@ -74,9 +75,12 @@ class CacheLedger:
 
     def _write(self, cache: BaseCache, state: str, claim: str) -> bool:
         before = cache.get(self.state_key)
-        for _ in range(ATTEMPTS):
-            cache.set(self.state_key, state, None)
+        cache.set(self.state_key, state, None)
+        for pause in PAUSES_SECONDS:
             # `DatabaseCache` drops a write in silence when SQLite is locked, by the caller perhaps.
-            if cache.get(self.state_key) != before:
+            stored = cache.get(self.state_key)
+            if stored == state or stored != before:
                 break
+            time.sleep(pause)
+            cache.set(self.state_key, state, None)
         return bool(cache.add(claim, 1, NEWS_SECONDS)) or cache.get(claim) is None

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -428,3 +429,45 @@ def test_full_disk_costs_no_answer(full_disk: Outage, fleet: Fleet, enabled: Pos
         until(lambda: process.ask() == "posthog")
         fleet.until_shared(process)
         assert fleet.log(OPENED, CLOSED) == [1, 1]
+
+
+def test_full_disk_lets_a_probe_through(
+    full_disk: Outage, fleet: Fleet, enabled: PostHogServer
+) -> None:
+    """A claim that could not be written is not one that somebody else has won."""
+    with fleet.sharing(full_disk.store) as process:
+        assert process.ask() == "posthog"
+        process.settle()
+        full_disk.begin()
+        enabled.flags_fault = Status(500)
+        process.ask_often(FAILURES)
+        process.settle()
+
+        enabled.heal()
+        fleet.clock.now += COOLDOWN_SECONDS
+        assert process.ask() == "posthog"
+        until(lambda: fleet.log(OPENED, CLOSED) == [1, 1])
+
+
+@pytest.mark.parametrize("way", ["redis_stopped", "redis_hanging", "sqlite_locked"])
+def test_opening_is_told_though_the_cache_dies_meanwhile(
+    way: str, request: pytest.FixtureRequest, fleet: Fleet, enabled: PostHogServer
+) -> None:
+    """The cache was well when the call began, and is gone when the opening is to be written."""
+    outage: Outage = request.getfixturevalue(way)
+    fleet.settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
+    with fleet.sharing(outage.store) as process:
+        assert process.ask() == "posthog"
+        process.settle()
+        enabled.clear()
+        enabled.flags_fault = Status(500)
+        with ThreadPoolExecutor(1) as pool:
+            with enabled.gate():
+                asked = pool.submit(process.ask)
+                enabled.wait_for_flag_calls(1)
+                outage.begin()
+            assert asked.result() == "fallback"
+        try:
+            until(lambda: fleet.log(OPENED) == [1])
+        finally:
+            outage.end()

@@ -195,7 +195,7 @@ def test_clocks_a_minute_apart_agree_on_the_cooldown(
     """To a machine whose clock is wrong, an opening is as old as to the one that opened."""
     sensitive_site.settings |= {
         "POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS": 3,
-        "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS": 10,  # claims must outlast the minute
+        "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS": 3,
     }
     skewed_site = replace(
         sensitive_site, settings={**sensitive_site.settings, "CLOCK_IS_AHEAD_BY": ahead}
@@ -213,6 +213,27 @@ def test_clocks_a_minute_apart_agree_on_the_cooldown(
         until(lambda: CLOSED in opener.log() + skewed.log())
         logs = opener.log() + skewed.log()
     assert [logs.count(change) for change in (OPENED, PROBED, CLOSED)] == [1, 1, 1]
+
+
+def test_probe_of_one_machine_is_the_only_one_on_a_machine_that_is_ahead(
+    sensitive_site: Site, posthog: PostHogServer
+) -> None:
+    """A claim expires by the reader's clock, so it has to outlive what clocks differ by."""
+    sensitive_site.settings["POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS"] = 2
+    site_ahead = replace(
+        sensitive_site, settings={**sensitive_site.settings, "CLOCK_IS_AHEAD_BY": 60}
+    )
+    with sensitive_site.process() as prober, site_ahead.process() as ahead:
+        for process in (prober, ahead, prober, ahead):
+            assert process.ask() == "posthog"
+        open_circuit(prober, posthog)
+        with ThreadPoolExecutor(1) as pool:
+            with posthog.gate():
+                probing = pool.submit(until, lambda: prober.ask() == "posthog")
+                posthog.wait_for_flag_calls(1)
+                assert ahead.ask() == "fallback"
+                assert len(posthog.flag_calls) == 1
+            probing.result()
 
 
 # Claims

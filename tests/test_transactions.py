@@ -301,7 +301,7 @@ def test_locked_database_costs_a_warning(site: Site, posthog: PostHogServer) -> 
     assert result["sources"] == ["posthog"] * 3
     assert len(posthog.flag_calls) == 3
     assert len(result["heard"]) == 1, result["heard"]
-    assert "'durable' fails (no answer within 1 s)" in result["heard"][0]
+    assert "'durable' fails (no answer within 2 s)" in result["heard"][0]
 
 
 def ask_many(number: int) -> dict[str, Any]:
