@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.test import Client
+from django.urls import include, path
 
 from olposthog.conf import Settings
+from olposthog.features import configure
 from tests.posthog_server import PostHogServer, Variant
+from tests.test_exposures import delivered
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,6 +27,15 @@ def python_blocks(page: Path) -> list[str]:
     return [re.sub(rf"^{indent}", "", code, flags=re.MULTILINE) for indent, code in blocks]
 
 
+def copied(page: Path, posthog: PostHogServer) -> dict[str, Any]:
+    """What a reader has who copies all Python of a page, with the flags that pages are about."""
+    posthog.flags = {"new-nav": True, "checkout": Variant("test", payload={"colour": "green"})}
+    scope: dict[str, Any] = {}
+    for code in python_blocks(page):
+        exec(compile(code, str(page), "exec"), scope)  # it is ours
+    return scope
+
+
 def name(page: Path) -> str:
     return page.name
 
@@ -28,12 +43,36 @@ def name(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_code_on_every_page_runs(page: Path, enabled: PostHogServer) -> None:
     """A reader can copy the Python of a page, from its first block to its last."""
-    enabled.flags = {"new-nav": True, "checkout": Variant("test", payload={"colour": "green"})}
-    scope: dict[str, Any] = {}
-    for code in python_blocks(page):
-        exec(compile(code, str(page), "exec"), scope)  # it is ours
+    scope = copied(page, enabled)
     if page.name == "README.md":
         assert (scope["variant"], scope["colours"]) == ("test", {"colour": "green"})
+
+
+def test_log_in_view_joins_visitor_and_user(
+    enabled: PostHogServer, settings: Any, client: Client, db: None
+) -> None:
+    """The view that the page on exposures shows tells PostHog that the two are one person."""
+    scope = copied(ROOT / "docs/exposures.md", enabled)
+    configure()
+    site = ModuleType("site")
+    site.urlpatterns = [  # type: ignore[attr-defined]
+        path("", include("olposthog_api.urls")),
+        path("log-in/", scope["LogInView"].as_view()),
+        path("log-out/", scope["LogOutView"].as_view(next_page="/")),
+    ]
+    settings.ROOT_URLCONF = site
+    user = get_user_model().objects.create_user("ada", password="demo")
+    visitor = client.get("/features/").json()["distinct_id"]
+
+    for _ in range(2):  # the second time it is no visitor who logs in
+        assert client.post("/log-in/", {"username": "ada", "password": "demo"}).status_code == 302
+    assert client.get("/features/").json()["distinct_id"] == str(user.pk)
+    client.post("/log-out/")
+    assert client.get("/features/").json()["distinct_id"] not in {visitor, str(user.pk)}
+
+    (joined,) = [event for event in delivered(enabled) if event["event"] == "$create_alias"]
+    assert joined["properties"]["distinct_id"] == visitor
+    assert joined["properties"]["alias"] == str(user.pk)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

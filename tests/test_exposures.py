@@ -21,9 +21,11 @@ from olposthog.features import (
     get_feature_flag,
     get_feature_flag_payload,
     is_enabled,
+    report_exposure,
 )
 from olposthog.gateway import events
 from olposthog.identity import Identity
+from olposthog.snapshot import Runtime
 from tests.posthog_faults import Hang, Refuse, Status
 from tests.posthog_server import Flag, PostHogServer, Variant
 
@@ -193,6 +195,22 @@ def test_delivering_flags_is_no_exposure(enabled: PostHogServer) -> None:
     assert get_feature_flag_payload("beta", "u1") == 1
 
     assert delivered(enabled) == []
+
+
+def test_rendering_from_a_snapshot_can_be_reported(enabled: PostHogServer) -> None:
+    """Whoever reads a snapshot says so; it is the exposure that reading the flag would be."""
+    enabled.flags = {"beta": "test", "other": True}
+    snapshot = evaluate("u1")
+
+    report_exposure(snapshot, "beta", session_id="s1")
+    report_exposure(snapshot, "beta", session_id="s2")
+    report_exposure(snapshot, "unknown")
+    is_enabled("beta", opt_unique_id="u1")
+    is_enabled("other", opt_unique_id="u1")
+    report_exposure(evaluate("u1", runtime=Runtime.CLIENT), "other")
+
+    assert told(enabled) == [("u1", "beta", "test"), ("u1", "other", True)]
+    assert [event["properties"].get("$session_id") for event in delivered(enabled)] == ["s1", None]
 
 
 @pytest.mark.parametrize("fault", [Status(500), Refuse()], ids=str)
