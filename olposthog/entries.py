@@ -1,4 +1,4 @@
-"""Evaluations in the shared cache: their keys, their freshness, and how they are cleared.
+"""PostHog's answers that are known already: in the shared cache, and in this process.
 
 One entry per question, written once per evaluation, as JSON text under a digest: ids and
 properties appear in no key. Each names the generation it belongs to, two random tokens that stand
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .cache import SharedCache
+from .cache import ProcessCache, SharedCache
 from .snapshot import Evaluation
 
 if TYPE_CHECKING:
@@ -31,14 +31,24 @@ GENERATION_BUCKETS = 64
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one read of the shared cache brought."""
+    """What is known of a question."""
 
     known: Evaluation | None
-    """The newest evaluation of the question, fresh or not; see `Entries.overdue`."""
+    """The newest evaluation that was not cleared, fresh or not; see `Entries.overdue`."""
     state: object
-    """The circuit breaker's state as it stands there; None when it is missing."""
-    generation: tuple[str, str]
-    """What an evaluation from now on belongs to."""
+    """The circuit breaker's state as the shared cache has it; None when it is missing there."""
+    generation: tuple[str, str] | None
+    """What an evaluation from now on belongs to; None when the shared cache could not be read."""
+    epoch: object
+    """The same, within this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """An evaluation that this process has seen, and the generation it belongs to."""
+
+    evaluation: Evaluation
+    generation: tuple[str, str] | None
 
 
 class Entries:
@@ -51,6 +61,7 @@ class Entries:
         state_key: str,
         *,
         stale_seconds: float = 0,
+        max_own_entries: int = 1000,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._shared = shared
@@ -60,31 +71,42 @@ class Entries:
         self._state_key = state_key
         self._wall = wall
         self._coming: dict[str, str] = {}  # tokens that were missing and are being written
+        # Counts while the shared cache cannot be read, or has not got an entry yet.
+        self._own: ProcessCache[_Own] = ProcessCache(math.inf, max_own_entries)
 
-    def read(self, question: str, distinct_id: str, seconds: float) -> Found | None:
-        """Return the entry for a question, and the breaker's state with it.
-
-        None when the shared cache could not be read within `seconds`.
-        """
+    def read(self, question: str, distinct_id: str, seconds: float) -> Found:
+        """Return what is known, asking the shared cache for `seconds` at most."""
+        epoch = self._own.generation
         key = self._key(question)
         tokens = [self._generation_key(None), self._generation_key(distinct_id)]
         found = self._shared.get_many([key, self._state_key, *tokens], seconds)
         if found is None:
-            return None
+            return Found(self.own(question), None, None, epoch)
         everyone, bucket = (self._token(name, found.get(name)) for name in tokens)
-        return Found(
-            known=self._known(found.get(key), (everyone, bucket)),
-            state=found.get(self._state_key),
-            generation=(everyone, bucket),
-        )
+        generation = (everyone, bucket)
+        known = self._read(found.get(key), generation)
+        own = self._own.get(question)
+        if own and own.generation == generation and not _is_newer(known, own.evaluation):
+            known = own.evaluation
+        elif known is not None:
+            self._own.put(question, _Own(known, generation), epoch)
+        return Found(known, found.get(self._state_key), generation, epoch)
 
-    def keep(self, question: str, evaluation: Evaluation, generation: tuple[str, str]) -> None:
-        """Store an evaluation that was asked for in `generation`, without waiting for it."""
+    def own(self, question: str) -> Evaluation | None:
+        """Return the newest evaluation that this process has seen and not cleared."""
+        own = self._own.get(question)
+        return own.evaluation if own else None
+
+    def keep(self, question: str, evaluation: Evaluation, found: Found) -> None:
+        """Store an evaluation that was asked for when `found` was known, without waiting for it."""
+        self._own.put(question, _Own(evaluation, found.generation), found.epoch)
+        if found.generation is None:
+            return
         fresh_seconds = self._shared.timeout_seconds
         lifetime = None if fresh_seconds is None else fresh_seconds + self.stale_seconds
 
         def write(cache: BaseCache) -> None:
-            entry = {"generation": generation, "evaluation": evaluation.to_json()}
+            entry = {"generation": found.generation, "evaluation": evaluation.to_json()}
             cache.set(self._key(question), json.dumps(entry), lifetime)
 
         self._shared.later(write)
@@ -105,7 +127,10 @@ class Entries:
         return self._shared.claim(name, REFRESH_CLAIM_SECONDS) is not False
 
     def clear(self, distinct_id: str | None, seconds: float) -> bool:
-        """Make a person's entries, or all, misses; return whether that was done in time."""
+        """Make a person's entries, or all, misses; return whether the fleet knows it in time."""
+        self._own.clear()
+        if self._shared.alias is None:
+            return True
         key, token = self._generation_key(distinct_id), secrets.token_hex(8)
         self._coming.pop(key, None)
 
@@ -141,7 +166,7 @@ class Entries:
             return f"{self._generation_prefix}all"
         return f"{self._generation_prefix}{zlib.crc32(_encoded(distinct_id)) % GENERATION_BUCKETS}"
 
-    def _known(self, text: Any, generation: tuple[str, str]) -> Evaluation | None:
+    def _read(self, text: Any, generation: tuple[str, str]) -> Evaluation | None:
         try:
             entry = json.loads(text)
             if tuple(entry["generation"]) != generation:
@@ -149,6 +174,10 @@ class Entries:
             return Evaluation.from_json(entry["evaluation"])
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
             return None  # nothing there, or not as this version writes it
+
+
+def _is_newer(one: Evaluation | None, other: Evaluation) -> bool:
+    return one is not None and one.evaluated_at >= other.evaluated_at
 
 
 def _encoded(text: str) -> bytes:

@@ -11,17 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.core.signals import setting_changed
 from django.db import close_old_connections
 
 from . import conf
@@ -36,9 +31,10 @@ from .gateway import Gateway, LocalEvaluation, LocalEvaluator
 from .identity import Identity, plain
 from .ledger import CacheLedger
 from .polling import DefinitionsPoll
+from .query import Query
 from .remote import CALLS, Remote
 from .signals import circuit_closed, circuit_half_opened, circuit_opened
-from .snapshot import Evaluation, FlagSnapshot, Runtime, Source, answer
+from .snapshot import Evaluation, FlagSnapshot, Source, answer
 from .visibility import withheld
 
 log = logging.getLogger(__name__)
@@ -56,51 +52,6 @@ SIGNALS = {
 }
 REFRESHES = 4
 """How many overdue answers one process has replaced in the background at once."""
-
-
-Key = tuple[str, str, str, bool]
-
-
-def key_of_person(distinct_id: str) -> Key:
-    """Return the key of the question that is asked most, without making a `Query`."""
-    return ("server", distinct_id, "", False)
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """The question that an evaluation answers: the flags of a person in a runtime."""
-
-    identity: Identity
-    runtime: Runtime
-    context: str = ""
-    """What flags depend on beside the id, as canonical text."""
-
-    @classmethod
-    def of(cls, identity: Identity, runtime: Runtime) -> Query:
-        """Make the query; raises TypeError or ValueError for properties that are no JSON values."""
-        context = identity.context
-        return cls(identity.fixed(context), Runtime(runtime), context)
-
-    @property
-    def key(self) -> Key:
-        """What tells the question from every other one in the process."""
-        who = self.identity
-        return (self.runtime.value, who.distinct_id, self.context, who.anonymous)
-
-    def to_text(self, environment: str) -> str:
-        """Return what tells the question from every other one in the fleet."""
-        return json.dumps(
-            [self.runtime.value, self.identity.distinct_id, self.context, environment]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class LastKnown:
-    """PostHog's newest answer to a question, as far as this process has seen."""
-
-    evaluation: Evaluation
-    generation: tuple[str, str] | None
-    """What it belongs to in the shared cache; None when that could not be read."""
 
 
 class Evaluator:
@@ -128,9 +79,6 @@ class Evaluator:
             read_seconds=min(READ_SECONDS, settings.trip_threshold_seconds / 4),
             clock=clock,
         )
-        self._last_known: ProcessCache[LastKnown] = ProcessCache(
-            math.inf, settings.local_cache_max_entries, clock
-        )
         project = _digest(settings.project_api_key, settings.api_host)[:16]
         controls = control_prefix(project)
         self._ledger = CacheLedger(self.shared, controls)
@@ -141,6 +89,7 @@ class Evaluator:
             stale_seconds=max(
                 settings.stale_if_error_seconds, settings.stale_while_revalidate_seconds
             ),
+            max_own_entries=settings.local_cache_max_entries,
             wall=wall,
         )
         self.breaker = Breaker(
@@ -255,16 +204,17 @@ class Evaluator:
         landed = self.recent.get(query.key)
         if landed is not None:  # just now
             return landed
-        snapshot = self._do_without(query, self._known(query, None), self._decided(query))
+        snapshot = self._do_without(
+            query, self._entries.own(self._question(query)), self._decided(query)
+        )
         self.recent.put(query.key, snapshot, self.recent.generation)
         return snapshot
 
     def clear(self, distinct_id: str | None) -> None:
         """Forget one person's answers, or everybody's, here and in the shared cache."""
         self.recent.clear()
-        self._last_known.clear()
-        shares = self.settings.asks_posthog and self.shared.alias is not None
-        if shares and not self._entries.clear(distinct_id, self.wait_seconds):
+        asks = self.settings.asks_posthog
+        if asks and not self._entries.clear(distinct_id, self.wait_seconds):
             log.warning("The shared cache did not confirm in time that its flags are cleared.")
 
     def _fly(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
@@ -291,13 +241,12 @@ class Evaluator:
         if local is not None and not local.undecided:
             return self._answer(local.evaluation, Source.LOCAL, query)
         decided = local.evaluation if local else None
-        known_under = self._last_known.generation
         found = self._entries.read(
             self._question(query), query.identity.distinct_id, deadline - self._clock()
         )
-        if found is not None:
+        if found.generation is not None:
             self.breaker.mirror(found.state)
-        known = self._known(query, found, known_under)
+        known = found.known
         if known is not None:
             overdue = self._entries.overdue(known)
             if overdue < 0:
@@ -312,44 +261,22 @@ class Evaluator:
             return self._do_without(query, known, decided)
         return self._answer(evaluation, Source.POSTHOG, query, decided)
 
-    def _known(
-        self, query: Query, found: Found | None, known_under: object = None
-    ) -> Evaluation | None:
-        """Return the newest answer that was not cleared, of the fleet's and this process's own.
-
-        The own one counts while the shared cache cannot be read, or has not got it yet.
-        """
-        own = self._last_known.get(query.key)
-        if own is not None and found is not None and own.generation != found.generation:
-            own = None
-        if found is None or found.known is None:
-            return own.evaluation if own else None
-        if own is not None and own.evaluation.evaluated_at > found.known.evaluated_at:
-            return own.evaluation
-        self._last_known.put(query.key, LastKnown(found.known, found.generation), known_under)
-        return found.known
-
-    def _ask(self, query: Query, found: Found | None, deadline: float) -> Evaluation | None:
+    def _ask(self, query: Query, found: Found, deadline: float) -> Evaluation | None:
         """Ask PostHog, and keep what it says for everyone."""
-        known_under = self._last_known.generation
         evaluation = self._remote.evaluate(
             query.identity, self._person_properties(query.identity), query.runtime, deadline
         )
         if evaluation is not None:
-            known = LastKnown(evaluation, found.generation if found else None)
-            self._last_known.put(query.key, known, known_under)
-            if found is not None:
-                self._entries.keep(self._question(query), evaluation, found.generation)
+            self._entries.keep(self._question(query), evaluation, found)
         return evaluation
 
-    def _refresh(
-        self, query: Query, found: Found | None, known: Evaluation, generation: object
-    ) -> None:
+    def _refresh(self, query: Query, found: Found, known: Evaluation, generation: object) -> None:
         """Replace an overdue answer in the background, once in the fleet, and again if it fails."""
 
         def refresh() -> None:
             attempt = int(self._entries.overdue(known) // self.settings.trip_threshold_seconds)
-            if found and not self._entries.claim_refresh(self._question(query), known, attempt):
+            shares = found.generation is not None
+            if shares and not self._entries.claim_refresh(self._question(query), known, attempt):
                 return
             evaluation = self._ask(query, found, self._clock() + self._flight_seconds)
             if evaluation is not None:
@@ -438,52 +365,3 @@ class Evaluator:
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-_current: Evaluator | None = None
-_current_lock = threading.Lock()
-
-
-def current() -> Evaluator:
-    """Return this process's evaluator, built on first use and again when a setting changes."""
-    if _current is not None:
-        return _current
-    return _build()
-
-
-def _build() -> Evaluator:
-    global _current  # noqa: PLW0603  # one per process
-    with _current_lock:
-        if _current is None:
-            _current = Evaluator(conf.current())
-        return _current
-
-
-def reset() -> None:
-    """Make the process forget all it knows of flags; what the fleet shares, it finds again."""
-    global _current  # noqa: PLW0603  # one per process
-    if _current is not None:
-        _current.close()
-        _current = None
-
-
-def _on_change(*, setting: str, **_: Any) -> None:
-    if setting in conf.NAMES:
-        reset()
-
-
-def _before_fork() -> None:
-    """Wait a moment for writes to the shared cache: SQLite's locks would stay held in the child."""
-    if _current is not None:
-        _current.shared.settle(READ_SECONDS)
-
-
-def _after_fork() -> None:
-    """Start anew in a forked worker: threads and connections stay with the parent."""
-    global _current, _current_lock  # noqa: PLW0603  # one per process
-    _current = None
-    _current_lock = threading.Lock()
-
-
-setting_changed.connect(_on_change, dispatch_uid="olposthog.evaluation")
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

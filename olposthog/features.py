@@ -21,9 +21,9 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
-from . import conf, evaluation, gateway
-from .evaluation import Query
+from . import conf, gateway, per_process
 from .identity import Identity, identify
+from .query import Key, Query, key_of_person
 from .snapshot import JSON, FlagSnapshot, Runtime
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def report_exposure(snapshot: FlagSnapshot, name: str, *, session_id: str | None
     Each exposure once in the life of a process, and only what PostHog decided. `session_id` is
     posthog-js's, where a browser says that it showed the flag.
     """
-    evaluation.current().exposures.report(snapshot, _checked(name), session_id)
+    per_process.current().exposures.report(snapshot, _checked(name), session_id)
 
 
 def clear_cache(opt_unique_id: UniqueId = None) -> None:
@@ -129,7 +129,7 @@ def clear_cache(opt_unique_id: UniqueId = None) -> None:
     """
     if _in_event_loop():
         log.warning("clear_cache() can block the event loop it runs in; use sync_to_async.")
-    evaluation.current().clear(None if opt_unique_id is None else _distinct_id(opt_unique_id))
+    per_process.current().clear(None if opt_unique_id is None else _distinct_id(opt_unique_id))
 
 
 async def ais_enabled(
@@ -163,10 +163,10 @@ def _evaluate(
     runtime: Runtime = Runtime.SERVER,
     **about: Unpack[About],
 ) -> FlagSnapshot:
-    evaluator = evaluation.current()
+    evaluator = per_process.current()
     if not about and runtime is Runtime.SERVER:
         # Nearly every call is this one: spare it whatever it does not need.
-        known = evaluator.recent.get(evaluation.key_of_person(_distinct_id(opt_unique_id)))
+        known = evaluator.recent.get(key_of_person(_distinct_id(opt_unique_id)))
         if known is not None:
             return known
     if about.get("request") and _in_event_loop():
@@ -195,7 +195,7 @@ def _warn_of_blocking(caller: str) -> None:
 async def _aevaluate(
     opt_unique_id: UniqueId, *, runtime: Runtime = Runtime.SERVER, **about: Unpack[About]
 ) -> FlagSnapshot:
-    evaluator = evaluation.current()
+    evaluator = per_process.current()
     # Who made a request may have to be read from the database.
     identify_ = sync_to_async(_identity) if about.get("request") else _identity_now
     query = Query.of(await identify_(opt_unique_id, about), runtime)
@@ -244,7 +244,7 @@ def _distinct_id(unique_id: UniqueId) -> str:
 
 def _kept(about: About, query: Query) -> FlagSnapshot | None:
     request = about.get("request")
-    kept: dict[evaluation.Key, FlagSnapshot] = request.META.get(_KEPT, {}) if request else {}
+    kept: dict[Key, FlagSnapshot] = request.META.get(_KEPT, {}) if request else {}
     return kept.get(query.key)
 
 

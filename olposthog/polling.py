@@ -49,6 +49,7 @@ class Fetcher(Protocol):
 
     def fetch_definitions(self, etag: str | None, *, deadline: float) -> Fetched:
         """Return the definitions, or that they are still what `etag` names."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from django.core.cache import caches
 from pytest_django import Settings
 
-from olposthog import evaluation
+from olposthog import per_process
 from olposthog.gateway import events
 from tests.posthog_server import PostHogServer
 from tests.site.processes import Store
@@ -60,7 +60,7 @@ def _fresh() -> Iterator[None]:
 
 def forget_process() -> None:
     """Make this process a new one, as far as flags go: only the shared cache stays."""
-    evaluation.reset()
+    per_process.reset()
 
 
 @pytest.fixture

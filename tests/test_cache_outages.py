@@ -25,7 +25,7 @@ import pytest
 from django.core.management import call_command
 from pytest_django import DjangoDbBlocker, Settings
 
-from olposthog import conf, evaluation
+from olposthog import conf, per_process
 from olposthog.breaker import State
 from olposthog.cache import REST_SECONDS
 from olposthog.evaluation import Evaluator
@@ -191,7 +191,7 @@ class Process:
 
     def ask(self, person: str | None = None) -> str:
         """Return where the flags of a person come from, by default of somebody new."""
-        evaluation._current = self.evaluator
+        per_process._current = self.evaluator
         return evaluate(person or f"person {next(self._people)} of {id(self)}").source.value
 
     def ask_often(self, times: int) -> set[str]:

@@ -14,7 +14,7 @@ import pytest
 from django.core.cache import caches
 from pytest_django import Settings
 
-from olposthog import conf, evaluation
+from olposthog import conf, per_process
 from olposthog.definitions import (
     LOOK_AGAIN_SECONDS,
     Definitions,
@@ -375,7 +375,7 @@ def test_local_answer_needs_no_shared_entry(offline: DefinitionsOnDisk) -> None:
     offline.write(flag("beta"))
     evaluate("u1")
 
-    assert evaluation.current().shared.settle(10)
+    assert per_process.current().shared.settle(10)
     assert not caches["durable"]._cache  # type: ignore[attr-defined]  # LocMemCache's
 
 
@@ -524,7 +524,7 @@ def test_change_of_the_file_is_seen(
     """A new version of the file answers once the process cache has forgotten the old one."""
     settings.POSTHOG_LOCAL_CACHE_SECONDS = 5
     offline.write(flag("beta"))
-    evaluation._current = Evaluator(conf.current(), clock=clock, wall=clock)
+    per_process._current = Evaluator(conf.current(), clock=clock, wall=clock)
     assert is_enabled("beta", opt_unique_id="u1") is True
 
     offline.write(flag("beta", {"groups": []}))
@@ -546,7 +546,7 @@ def test_site_starts_with_a_broken_file(
     settings.FEATURES = {"beta": True}
     if text is not None:
         offline.write_text(text)
-    evaluation._current = Evaluator(conf.current(), clock=clock, wall=clock)
+    per_process._current = Evaluator(conf.current(), clock=clock, wall=clock)
 
     for number in range(10):
         snapshot = evaluate(f"u{number}")
@@ -565,7 +565,7 @@ def test_file_that_breaks_is_survived(
 ) -> None:
     """While the process runs a broken file changes no answer."""
     offline.write(flag("beta"))
-    evaluation._current = Evaluator(conf.current(), clock=clock, wall=clock)
+    per_process._current = Evaluator(conf.current(), clock=clock, wall=clock)
     evaluate("u0")
     offline.write_text("{")
 

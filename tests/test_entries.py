@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from olposthog import evaluation
+from olposthog import per_process
 from olposthog.cache import SharedCache
 from olposthog.entries import Entries, control_prefix
 from olposthog.features import evaluate
@@ -102,6 +102,8 @@ class Process:
         self.entries = Entries(self.shared, project, STATE_KEY, wall=wall)
 
     def read(self, question: str = "ada's flags", distinct_id: str = "ada") -> Any:
+        """Read as a process would that has seen nothing itself."""
+        self.entries._own.clear()
         found = self.entries.read(question, distinct_id, PATIENCE)
         assert found is not None
         return found
@@ -118,10 +120,10 @@ class Process:
         evaluation: Evaluation | None = None,
     ) -> Evaluation:
         """Evaluate: ask, then store what came of it."""
-        generation = self.read(question, distinct_id).generation
-        assert generation is not None
+        found = self.read(question, distinct_id)
+        assert found.generation is not None
         evaluation = evaluation or self.evaluation()
-        self.entries.keep(question, evaluation, generation)
+        self.entries.keep(question, evaluation, found)
         assert self.shared.settle(PATIENCE)
         return evaluation
 
@@ -220,8 +222,37 @@ def test_no_shared_cache_finds_nothing(wall):
     """Without a cache to ask, there is neither an answer nor a generation."""
     nowhere = Entries(SharedCache(None), "project", STATE_KEY, wall=wall)
 
-    assert nowhere.read("ada's flags", "ada", PATIENCE) is None
-    assert not nowhere.clear("ada", PATIENCE)
+    found = nowhere.read("ada's flags", "ada", PATIENCE)
+    assert (found.known, found.state, found.generation) == (None, None, None)
+
+
+def test_own_entries_count_without_a_shared_cache(wall):
+    """What the process has seen itself is known, until it is cleared."""
+    nowhere = Entries(SharedCache(None), "project", STATE_KEY, wall=wall)
+    kept = Evaluation({"a": Decision(True)}, wall())
+    nowhere.keep("ada's flags", kept, nowhere.read("ada's flags", "ada", PATIENCE))
+
+    assert nowhere.read("ada's flags", "ada", PATIENCE).known == kept
+    assert nowhere.own("ada's flags") == kept
+    assert nowhere.own("bob's flags") is None
+
+    before = nowhere.read("ada's flags", "ada", PATIENCE)
+    assert nowhere.clear("ada", PATIENCE)
+    nowhere.keep("ada's flags", kept, before)
+    assert nowhere.own("ada's flags") is None
+
+
+def test_newest_entry_counts(process, wall, recording):
+    """Where a write was lost, the process's own answer is newer than the fleet's, and counts."""
+    process.keep()
+    (key,) = {one for one in recording.written if ":entry:" in one}
+    older = caches["durable"].get(key)
+    wall.now += 1
+    newer = process.keep()
+    caches["durable"].set(key, older)
+
+    assert process.entries.read("ada's flags", "ada", PATIENCE).known == newer
+    assert process.read().known != newer
 
 
 JSON_VALUES = st.recursive(
@@ -356,7 +387,7 @@ def test_clearing_all_makes_misses_of_all(process, start):
 @pytest.mark.parametrize("cleared", ["ada", None], ids=["the person", "everybody"])
 def test_an_evaluation_from_before_a_clearing_is_a_miss(process, cleared):
     """Flags that were asked for before a clearing and stored after it are not found."""
-    before = process.read().generation
+    before = process.read()
     process.entries.clear(cleared, PATIENCE)
 
     process.entries.keep("ada's flags", process.evaluation(), before)
@@ -535,7 +566,7 @@ def test_the_same_question_has_the_same_key(failing_posthog, question, data):
     }
 
     key = keys_of(question)[0]
-    evaluation.reset()
+    per_process.reset()
 
     assert keys_of(shuffled)[0] == key
 

@@ -15,7 +15,7 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from pytest_django import Settings
 
-from olposthog import conf, evaluation
+from olposthog import conf, evaluation, per_process
 from olposthog.breaker import State
 from olposthog.evaluation import Evaluator
 from olposthog.features import (
@@ -27,6 +27,7 @@ from olposthog.features import (
     is_enabled,
 )
 from olposthog.identity import Identity
+from olposthog.query import Query
 from olposthog.snapshot import Runtime, Source
 from tests.posthog_faults import (
     Body,
@@ -62,19 +63,19 @@ class Clock:
 
 def start_on(clock: Clock) -> Evaluator:
     """Let this process begin again, by the test's clock."""
-    evaluation.reset()
-    evaluation._current = Evaluator(conf.current(), clock=clock, wall=clock)
-    return evaluation._current
+    per_process.reset()
+    per_process._current = Evaluator(conf.current(), clock=clock, wall=clock)
+    return per_process._current
 
 
 def settle() -> None:
     """Wait for the writes to the shared cache and for what they tell; nobody else waits."""
-    assert evaluation.current().shared.settle(10)
-    evaluation.current()._ledger._teller.submit(lambda: None).result(10)
+    assert per_process.current().shared.settle(10)
+    per_process.current()._ledger._teller.submit(lambda: None).result(10)
 
 
 def circuit() -> State:
-    return evaluation.current().breaker.state
+    return per_process.current().breaker.state
 
 
 def fail_times(posthog: PostHogServer, count: int) -> None:
@@ -143,7 +144,7 @@ def test_process_cache_is_bounded(enabled: PostHogServer, settings: Settings) ->
     for number in range(5):
         evaluate(f"u{number}")
 
-    assert len(evaluation.current().recent) == 3
+    assert len(per_process.current().recent) == 3
 
 
 def test_shared_cache_serves_another_process(
@@ -339,7 +340,7 @@ def test_fifty_threads_share_one_failure(enabled: PostHogServer, settings: Setti
 
 def test_nobody_waits_for_the_trip_threshold_to_the_end() -> None:
     """A flight lands, and its callers give up, before the time that was promised."""
-    evaluator = evaluation.current()
+    evaluator = per_process.current()
 
     assert evaluator._flight_seconds < evaluator.wait_seconds
     assert evaluator.wait_seconds < evaluator.settings.trip_threshold_seconds
@@ -350,7 +351,7 @@ def test_more_callers_than_can_wait_are_answered_at_once(
 ) -> None:
     """Whoever finds the ground full gets the fallback, and does not wait."""
     settings.FEATURES = {"beta": True}
-    evaluator = evaluation.current()
+    evaluator = per_process.current()
     with every_flight_taken():
         evaluator._workers._backlog = 1
         waiting = evaluator.flight(query("first"))
@@ -366,7 +367,7 @@ def test_an_unforeseen_error_is_a_fallback(
 ) -> None:
     """Whatever goes wrong on the way, the caller gets FEATURES, and the log gets the traceback."""
     settings.FEATURES = {"beta": True}
-    monkeypatch.setattr(evaluation.current()._entries, "read", lambda *_: 1 / 0)
+    monkeypatch.setattr(per_process.current()._entries, "read", lambda *_: 1 / 0)
 
     assert evaluate("u1").flags == {"beta": True}
     assert "ZeroDivisionError" in caplog.text
@@ -377,7 +378,7 @@ def test_an_answer_that_has_landed_is_not_given_up(enabled: PostHogServer) -> No
     enabled.flags = {"beta": True}
     evaluate("u1")
 
-    assert evaluation.current().give_up(query("u1")).source is Source.POSTHOG
+    assert per_process.current().give_up(query("u1")).source is Source.POSTHOG
 
 
 def test_retries_heed_what_other_processes_found_out(
@@ -387,7 +388,7 @@ def test_retries_heed_what_other_processes_found_out(
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
     fail_times(enabled, 1)
     settle()
-    opening = caches["durable"].get(evaluation.current()._ledger.state_key)
+    opening = caches["durable"].get(per_process.current()._ledger.state_key)
     caches["durable"].clear()
     another_process()
     enabled.flags_fault = Status(502)
@@ -397,7 +398,7 @@ def test_retries_heed_what_other_processes_found_out(
             asked = pool.submit(evaluate, "u1")
             enabled.wait_for_flag_calls(2)
             settle()
-            caches["durable"].set(evaluation.current()._ledger.state_key, opening)
+            caches["durable"].set(per_process.current()._ledger.state_key, opening)
         assert asked.result().source is Source.FALLBACK
 
     assert len(enabled.flag_calls) == 2
@@ -437,7 +438,7 @@ def every_flight_taken() -> Iterator[None]:
         takeoff.wait()  # a caller who waits for a flight without a limit waits for ever
 
     for number in range(evaluation.FLIGHTS):
-        evaluation.current()._flights.join(number, occupy)
+        per_process.current()._flights.join(number, occupy)
     everyone_waits.wait(10)
     try:
         yield
@@ -455,7 +456,7 @@ def test_own_congestion_is_no_failure_of_posthog(
 
     with every_flight_taken():
         assert evaluate("late").source is Source.FALLBACK
-    evaluation.current().flight(query("late")).result(10)
+    per_process.current().flight(query("late")).result(10)
     evaluate("known")
 
     assert circuit() is State.CLOSED
@@ -549,12 +550,12 @@ def test_slow_posthog_is_given_up(enabled: PostHogServer, fallback: Settings, fa
     assert_features_answer("u1")
 
     assert len(enabled.flag_calls) == 1
-    evaluation.current().flight(query("u1")).result(10)
+    per_process.current().flight(query("u1")).result(10)
     assert circuit() is State.OPEN
 
 
-def query(person: str) -> evaluation.Query:
-    return evaluation.Query.of(Identity(person), Runtime.SERVER)
+def query(person: str) -> Query:
+    return Query.of(Identity(person), Runtime.SERVER)
 
 
 def test_half_open_tls_is_given_up(enabled: PostHogServer, fallback: Settings) -> None:
@@ -566,7 +567,7 @@ def test_half_open_tls_is_given_up(enabled: PostHogServer, fallback: Settings) -
     assert_features_answer("u1")
 
     assert enabled.requests == []
-    evaluation.current().flight(query("u1")).result(10)
+    per_process.current().flight(query("u1")).result(10)
     assert circuit() is State.OPEN
 
 
@@ -725,7 +726,7 @@ def test_one_hang_opens_the_circuit(enabled: PostHogServer, settings: Settings) 
     enabled.fault = Hang()
 
     evaluate("u1")
-    evaluation.current().flight(query("u1")).result(10)
+    per_process.current().flight(query("u1")).result(10)
 
     assert circuit() is State.OPEN
     enabled.heal()
@@ -817,7 +818,7 @@ def test_failed_probe_opens_for_another_cooldown(
 def test_outdated_read_does_not_undo_an_opening(enabled: PostHogServer, settings: Settings) -> None:
     """A state that was read before this process replaced it is no news when it arrives after."""
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
-    evaluator = evaluation.current()
+    evaluator = per_process.current()
     evaluate("u1")
     settle()
     closed = caches["durable"].get(evaluator._ledger.state_key)
@@ -872,7 +873,7 @@ def test_logs_name_no_person_and_no_key(
     for fault in (Status(500), Html(), Quota(), Reset(), Refuse(), Status(401)):
         enabled.fault = fault
         evaluate("alice@example.com", person_properties={"fault": "secretplan" + str(fault)})
-        evaluation.reset()
+        per_process.reset()
 
     assert "PostHog gave no flags" in caplog.text
     for secret in ("alice", "secretplan", enabled.token):
@@ -915,7 +916,7 @@ def dead_cache(request: pytest.FixtureRequest, settings: Settings) -> Iterator[s
     settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 2
     yield "ConnectionError" if backend is BrokenCache else "no answer within 1 s"
     HangingCache.released.set()
-    evaluation.reset()
+    per_process.reset()
     del settings.CACHES
 
 

@@ -11,7 +11,7 @@ import pytest
 from django.test import RequestFactory
 from pytest_django import Settings
 
-from olposthog import evaluation, exposures, gateway
+from olposthog import exposures, gateway, per_process
 from olposthog.features import (
     ais_enabled,
     clear_cache,
@@ -299,7 +299,7 @@ def test_hanging_upload_delays_nobody(enabled: PostHogServer, settings: Settings
         assert is_enabled(f"flag-{number}", opt_unique_id="u1") is True
 
     assert enabled.events == []
-    assert evaluation.current().breaker.state == "closed"
+    assert per_process.current().breaker.state == "closed"
 
 
 def test_memory_of_exposures_is_bounded(
@@ -314,4 +314,4 @@ def test_memory_of_exposures_is_bounded(
         clear_cache()
 
     assert [who for who, *_ in told(enabled)] == ["u1", "u2", "u3", "u4", "u1"]
-    assert len(evaluation.current().exposures._reported) == 3
+    assert len(per_process.current().exposures._reported) == 3

@@ -24,7 +24,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from olposthog import evaluation
+from olposthog import per_process
 from olposthog.features import (
     aevaluate,
     aget_all_feature_flags,
@@ -39,6 +39,7 @@ from olposthog.features import (
     get_feature_flag_payload,
     is_enabled,
 )
+from olposthog.query import key_of_person
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from tests.posthog_faults import Hang, Status
 from tests.posthog_server import Flag, PostHogServer, Variant
@@ -627,4 +628,4 @@ def test_no_request_is_no_request(enabled: PostHogServer) -> None:
     assert evaluate("u1", request=None).distinct_id == "u1"
     request = RequestFactory().get("/")
     assert evaluate(request=request, person_properties=None, groups=None).anonymous
-    assert evaluation.current().recent.get(evaluation.key_of_person("u1")) is not None
+    assert per_process.current().recent.get(key_of_person("u1")) is not None

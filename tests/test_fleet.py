@@ -276,12 +276,14 @@ MAX_ENTRIES = 60
 
 def store_entries(number: int) -> None:
     """Store evaluations, as processes do which have not heard of an opening yet."""
-    from olposthog import evaluation
+    from olposthog import per_process
+    from olposthog.entries import Found
     from olposthog.snapshot import Evaluation
 
-    evaluator = evaluation.current()
+    evaluator = per_process.current()
     for index in range(number):
-        evaluator._entries.keep(f"question {index}", Evaluation({}, 0.0), ("", ""))
+        found = Found(None, None, ("", ""), None)
+        evaluator._entries.keep(f"question {index}", Evaluation({}, 0.0), found)
     assert evaluator.shared.settle(PATIENCE)
 
 

@@ -9,7 +9,7 @@ import pytest
 from django.core.cache import caches
 from pytest_django import Settings
 
-from olposthog import evaluation, gateway
+from olposthog import gateway, per_process
 from olposthog.features import (
     clear_cache,
     evaluate,
@@ -50,15 +50,15 @@ def defined(enabled: PostHogServer, settings: Settings) -> Callable[..., None]:
 
 def boot() -> None:
     """Let a new process have its definitions before the first flag is asked for."""
-    evaluation.reset()
-    poll = evaluation.current().poll
+    per_process.reset()
+    poll = per_process.current().poll
     assert poll is not None
     until(lambda: poll.current() is not None)
-    assert evaluation.current().shared.settle(PATIENCE)
+    assert per_process.current().shared.settle(PATIENCE)
 
 
 def settle() -> None:
-    assert evaluation.current().shared.settle(PATIENCE)
+    assert per_process.current().shared.settle(PATIENCE)
 
 
 def entries() -> list[str]:
@@ -396,7 +396,7 @@ def test_server_only_fallback_is_withheld_by_a_new_process(
     settings.FEATURES = {"secret": True, "open": True}
     hard = flag("hard", ensure_experience_continuity=True)
     defined(flag("secret", evaluation_runtime="server"), hard)
-    evaluation.reset()
+    per_process.reset()
     enabled.fault = Refuse()
 
     assert evaluate("u1", runtime=Runtime.CLIENT).flags == {"open": True}

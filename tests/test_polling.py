@@ -13,7 +13,7 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from pytest_django import Settings
 
-from olposthog import conf, evaluation
+from olposthog import conf, per_process
 from olposthog.cache import REST_SECONDS, SharedCache
 from olposthog.definitions import Definitions
 from olposthog.entries import control_prefix
@@ -941,7 +941,7 @@ def polling(enabled: PostHogServer, settings: Settings) -> PostHogServer:
 
 
 def poll() -> DefinitionsPoll[Any]:
-    found = evaluation.current().poll
+    found = per_process.current().poll
     assert found is not None
     return found
 
@@ -950,7 +950,7 @@ def warm_up() -> None:
     """Have definitions in this process, and in the shared cache."""
     evaluate("early")
     until(lambda: poll().current() is not None)
-    assert evaluation.current().shared.settle(PATIENCE)
+    assert per_process.current().shared.settle(PATIENCE)
 
 
 def threads() -> set[str]:
@@ -987,7 +987,7 @@ def test_fetch_is_never_in_a_callers_thread(
     monkeypatch.setattr(DefinitionsPoll, "_load", watched_load)
 
     warm_up()
-    evaluation.reset()
+    per_process.reset()
     evaluate("u1")
 
     assert worked == {"olposthog-definitions", "olposthog-fetch-1"}
@@ -1038,7 +1038,7 @@ def test_nothing_starts_before_a_flag_is_asked_for(polling: PostHogServer) -> No
     """Building the evaluator starts no thread and asks nobody."""
     before = threads()
 
-    assert evaluation.current().poll is not None
+    assert per_process.current().poll is not None
 
     assert threads() == before
     assert polling.requests == []
@@ -1064,7 +1064,7 @@ def test_nobody_polls_who_need_not(
 
     evaluate("u1")
 
-    assert evaluation.current().poll is None
+    assert per_process.current().poll is None
     assert "olposthog-definitions" not in threads()
     assert polling.definition_calls == []
 
@@ -1074,7 +1074,7 @@ def test_reset_leaves_no_thread(polling: PostHogServer) -> None:
     warm_up()
     assert "olposthog-definitions" in threads()
 
-    evaluation.reset()
+    per_process.reset()
 
     until(lambda: not threads())
 
@@ -1132,7 +1132,7 @@ def test_secret_is_in_no_log_and_in_no_key(
         polling.definitions_fault = fault
         seen = len(polling.definition_calls)
         polling.wait_until(lambda seen=seen: len(polling.definition_calls) > seen)  # type: ignore[misc]  # bound per turn
-    evaluation.reset()
+    per_process.reset()
 
     assert "cannot be fetched" in caplog.text
     store: dict[str, Any] = caches["durable"]._cache  # type: ignore[attr-defined]  # LocMemCache's

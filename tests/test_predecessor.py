@@ -238,9 +238,9 @@ def ask_amid_failures(package: str, people: int, checks: int) -> bool:
             found.is_enabled(f"flag-{flag}", opt_unique_id=f"person-{person}")
     if package == THEIRS:
         return bool(found._is_circuit_open())
-    from olposthog import evaluation
+    from olposthog import per_process
 
-    return evaluation.current().breaker.state == "open"
+    return per_process.current().breaker.state == "open"
 
 
 @pytest.mark.parametrize(("package", "calls"), [(OURS, 1), (THEIRS, 20)])
@@ -305,9 +305,9 @@ def ask_for_all(package: str, people: list[str]) -> list[int]:
     found = configured(package)
     known = [len(found.get_all_feature_flags(person)) for person in people]
     if package == OURS:
-        from olposthog import evaluation
+        from olposthog import per_process
 
-        assert evaluation.current().shared.settle(20)
+        assert per_process.current().shared.settle(20)
     return known
 
 

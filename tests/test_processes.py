@@ -127,7 +127,8 @@ def test_one_package_imports_the_sdk() -> None:
 
 def test_imports_go_one_way() -> None:
     """From features to evaluation, from there to its helpers, and nowhere in a circle."""
-    assert "olposthog.evaluation" in LIBRARY_IMPORTS["olposthog.features"]
+    assert "olposthog.per_process" in LIBRARY_IMPORTS["olposthog.features"]
+    assert "olposthog.evaluation" in LIBRARY_IMPORTS["olposthog.per_process"]
     needed = {f"olposthog.{name}" for name in ("flight", "cache", "breaker", "gateway")}
     assert needed <= LIBRARY_IMPORTS["olposthog.evaluation"]
     TopologicalSorter(LIBRARY_IMPORTS).prepare()  # raises CycleError
@@ -153,11 +154,11 @@ def start_watched(names: list[str]) -> dict[str, Any]:
     django.setup()
     import posthog.client
 
-    from olposthog import conf, evaluation
+    from olposthog import conf, per_process
 
     clients = [one for one in gc.get_objects() if issubclass(type(one), posthog.client.Client)]
     quiet = {"threads": list(started), "sockets": list(sockets), "clients": len(clients)}
-    is_on = evaluation.current().settings.enabled and not conf.current().problems
+    is_on = per_process.current().settings.enabled and not conf.current().problems
     from olposthog.features import is_enabled
 
     is_enabled("new-nav")
@@ -432,12 +433,12 @@ def test_forks_under_load_do_not_deadlock(site: Site) -> None:
 
 def threads_that_poll() -> dict[str, Any]:
     """Have definitions, and tell where flags then come from and which threads there are."""
-    from olposthog import evaluation
+    from olposthog import per_process
 
     source_of("early")
-    poll = evaluation.current().poll
+    poll = per_process.current().poll
     until(lambda: poll and poll.current())
-    evaluation.current().shared.settle(PATIENCE)  # nothing is amid a write when it forks
+    per_process.current().shared.settle(PATIENCE)  # nothing is amid a write when it forks
     names = sorted(thread.name for thread in threading.enumerate())
     return {
         "source": source_of("ann"),

@@ -13,11 +13,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from olposthog import conf, evaluation
+from olposthog import conf, per_process
 from olposthog.breaker import State
-from olposthog.evaluation import REFRESHES, Evaluator, Query
+from olposthog.evaluation import REFRESHES, Evaluator
 from olposthog.features import clear_cache, evaluate, is_enabled
 from olposthog.identity import Identity
+from olposthog.query import Query
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from tests.posthog_faults import Hang, Refuse, Status
 from tests.posthog_server import PATIENCE, PostHogServer, Variant
@@ -73,7 +74,7 @@ def start(clock: Clock) -> Iterator[Callable[[], Evaluator]]:
 
     def start_one() -> Evaluator:
         started.append(Evaluator(conf.current(), clock=clock, wall=clock))
-        evaluation._current = started[-1]
+        per_process._current = started[-1]
         return started[-1]
 
     yield start_one
@@ -93,7 +94,7 @@ def ask(process: Evaluator, person: str = "u1") -> FlagSnapshot:
 
 def settle(*processes: Evaluator) -> None:
     """See off the refreshes and the writes."""
-    for process in processes or (evaluation.current(),):
+    for process in processes or (per_process.current(),):
         until(lambda process=process: not process._refreshes._under_way)  # type: ignore[misc]  # bound per turn
         assert process.shared.settle(PATIENCE)
 
@@ -546,7 +547,7 @@ def open_circuit(posthog: PostHogServer) -> None:
     posthog.fault = Status(500)
     for number in range(5):
         evaluate(f"unlucky-{number}")
-    assert evaluation.current().breaker.state is State.OPEN
+    assert per_process.current().breaker.state is State.OPEN
     posthog.heal()
 
 
@@ -780,7 +781,7 @@ def test_last_known_values_are_bounded(
     for number in range(6):
         ask(process, f"u{number}")
 
-    assert len(process._last_known) == 3
+    assert len(process._entries._own) == 3
 
 
 def test_giving_up_inside_the_window_for_revalidation(

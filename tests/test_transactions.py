@@ -57,17 +57,17 @@ def sources(*people: str) -> list[str]:
 
 def sources_in_another_process(*people: str) -> list[str]:
     """As `sources`, with nothing known but what this process has written to the shared cache."""
-    from olposthog import evaluation
+    from olposthog import per_process
 
     wait_for_writes()
-    evaluation.reset()
+    per_process.reset()
     return sources(*people)
 
 
 def wait_for_writes() -> None:
-    from olposthog import evaluation
+    from olposthog import per_process
 
-    assert evaluation.current().shared.settle(SETTLED)
+    assert per_process.current().shared.settle(SETTLED)
 
 
 @contextmanager

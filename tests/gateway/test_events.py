@@ -96,12 +96,12 @@ settings.configure(
     HOSTNAME="h",
 )
 django.setup()
-from olposthog import evaluation, features
+from olposthog import features, per_process
 from olposthog.gateway import events
 features.configure()
 features.configure()
 import posthog
-print(len(threading.enumerate()), events._client, evaluation._current)
+print(len(threading.enumerate()), events._client, per_process._current)
 print(type(posthog.__dict__["default_client"]).__name__)
 """
 

@@ -1,0 +1,44 @@
+"""The question that an evaluation answers, and what tells it from every other one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from .identity import Identity
+from .snapshot import Runtime
+
+Key = tuple[str, str, str, bool]
+
+
+def key_of_person(distinct_id: str) -> Key:
+    """Return the key of the question that is asked most, without making a `Query`."""
+    return ("server", distinct_id, "", False)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The question that an evaluation answers: the flags of a person in a runtime."""
+
+    identity: Identity
+    runtime: Runtime
+    context: str = ""
+    """What flags depend on beside the id, as canonical text."""
+
+    @classmethod
+    def of(cls, identity: Identity, runtime: Runtime) -> Query:
+        """Make the query; raises TypeError or ValueError for properties that are no JSON values."""
+        context = identity.context
+        return cls(identity.fixed(context), Runtime(runtime), context)
+
+    @property
+    def key(self) -> Key:
+        """What tells the question from every other one in the process."""
+        who = self.identity
+        return (self.runtime.value, who.distinct_id, self.context, who.anonymous)
+
+    def to_text(self, environment: str) -> str:
+        """Return what tells the question from every other one in the fleet."""
+        return json.dumps(
+            [self.runtime.value, self.identity.distinct_id, self.context, environment]
+        )
