@@ -46,6 +46,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/features/{key}/exposure/": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Report that the person who asks was shown a flag
+         * @description Count the person as exposed to the flag's value, which is the server's own.
+         *
+         *     Send it when the flag is first rendered. Experiments count those who were exposed; each
+         *     person, flag and value is counted once, whether the browser or the server reports it. The
+         *     body is ignored.
+         */
+        post: operations["features_exposure_create"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -196,6 +220,75 @@ export interface operations {
             };
             /** @description Unchanged since the ETag in `If-None-Match`. */
             304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The credentials sent are not valid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description The credentials sent are not valid, or not enough. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description Unknown, or not for browsers. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description Only JSON is to be had. */
+            406: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description Too many requests; see `Retry-After`. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+        };
+    };
+    features_exposure_create: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description posthog-js's id of the session, a UUID; anything else is ignored. */
+                "X-POSTHOG-SESSION-ID"?: string;
+            };
+            path: {
+                /** @description Flag key */
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Taken note of, where PostHog decided the value. */
+            204: {
                 headers: {
                     [name: string]: unknown;
                 };

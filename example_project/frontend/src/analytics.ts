@@ -1,0 +1,36 @@
+/** posthog-js beside our flags: the same person, the same values, before it has asked anybody. */
+
+import type { PostHog } from "posthog-js";
+import type { Bootstrap } from "./features/bootstrap";
+
+declare global {
+  interface Window {
+    posthog?: PostHog;
+  }
+}
+
+/** Load and start it, in a chunk of its own that nothing on the page waits for. */
+export async function startAnalytics(
+  project: { token: string; host: string },
+  bootstrap: Bootstrap,
+): Promise<void> {
+  const { default: posthog } = await import("posthog-js");
+  posthog.init(project.token, {
+    api_host: project.host,
+    bootstrap,
+    capture_pageview: true,
+    autocapture: false,
+    disable_session_recording: true,
+    disable_surveys: true,
+    disable_external_dependency_loading: true, // no scripts but those of this build
+  });
+  window.posthog = posthog;
+}
+
+/** Follow a log-in or a log-out, so that later events are the new person's. */
+export function followPerson(distinctId: string, identified: boolean): void {
+  const posthog = window.posthog;
+  if (!posthog) return;
+  if (!identified) posthog.reset();
+  if (identified) posthog.identify(distinctId);
+}
