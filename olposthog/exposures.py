@@ -20,12 +20,12 @@ class Exposures:
         self._reported: dict[tuple[Any, ...], None] = {}
         self._lock = threading.Lock()
 
-    def report(self, snapshot: FlagSnapshot, key: str) -> None:
+    def report(self, snapshot: FlagSnapshot, key: str, session_id: str | None = None) -> None:
         """Report that the person of `snapshot` was exposed to its value of `key`.
 
-        Once for each person, flag, value and groups. A value that PostHog did not decide
-        (fallback, default, disabled) is no exposure, and without a network there is nobody to
-        tell.
+        Once for each person, flag, value and groups, whatever the session: it is a client's claim,
+        and must not multiply events. A value that PostHog did not decide (fallback, default,
+        disabled) is no exposure, and without a network there is nobody to tell.
         """
         snapshot.reported.add(key)
         evaluation = snapshot.evaluation
@@ -42,13 +42,17 @@ class Exposures:
         gateway.capture(
             "$feature_flag_called",
             snapshot.distinct_id,
-            _properties(snapshot, evaluation, key, decision),
+            _properties(snapshot, evaluation, key, decision, session_id),
             groups=dict(snapshot.groups),
         )
 
 
 def _properties(
-    snapshot: FlagSnapshot, evaluation: Evaluation, key: str, decision: Decision
+    snapshot: FlagSnapshot,
+    evaluation: Evaluation,
+    key: str,
+    decision: Decision,
+    session_id: str | None,
 ) -> dict[str, Any]:
     locally = decision.reason == LOCAL_REASON
     properties: dict[str, Any] = {
@@ -61,6 +65,7 @@ def _properties(
         "$feature_flag_payload": decision.payload,
         "$feature_flag_request_id": None if locally else evaluation.request_id,
         "$feature_flag_evaluated_at": int(evaluation.evaluated_at * 1000),
+        "$session_id": session_id,
         "locally_evaluated": locally,
     }
     if snapshot.anonymous:

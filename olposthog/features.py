@@ -113,6 +113,15 @@ def for_request(request: HttpRequest, *, runtime: Runtime = Runtime.SERVER) -> F
     return _evaluate("for_request", None, runtime=runtime, request=request)
 
 
+def report_exposure(snapshot: FlagSnapshot, name: str, *, session_id: str | None = None) -> None:
+    """Report that the person of `snapshot` was shown its value of the flag, as reading it does.
+
+    Each exposure once in the life of a process, and only what PostHog decided. `session_id` is
+    posthog-js's, where a browser says that it showed the flag.
+    """
+    evaluation.current().exposures.report(snapshot, _checked(name), session_id)
+
+
 def clear_cache(opt_unique_id: UniqueId = None) -> None:
     """Forget the flags of one person, or of everyone, in this process and in the shared cache.
 
@@ -253,7 +262,7 @@ def _read(snapshot: FlagSnapshot, name: str, default: bool | str | None) -> bool
     if value is None:
         return default or False
     if name not in snapshot.reported:
-        evaluation.current().exposures.report(snapshot, name)
+        report_exposure(snapshot, name)
     return value
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ANONYMOUS_COOKIE_SALT = "olposthog.anonymous"
 ANONYMOUS_COOKIE_SECONDS = 365 * 24 * 3600
 BROWSER_ID_HEADER = "X-POSTHOG-DISTINCT-ID"
+SESSION_ID_HEADER = "X-POSTHOG-SESSION-ID"
 
 _NEW_ID = "olposthog.new_anonymous_id"
 _ASKED = "olposthog.identity_asked"
@@ -171,13 +172,22 @@ def _browser_id(request: HttpRequest) -> str | None:
     token = conf.current().project_api_key
     for sign, letters in (("+", "PL"), ("/", "SL"), ("=", "EQ")):
         token = token.replace(sign, letters)
-    claimed: Any = request.META.get(f"HTTP_{BROWSER_ID_HEADER.replace('-', '_')}")
+    claimed: Any = request.headers.get(BROWSER_ID_HEADER)
     try:
         stored = json.loads(unquote(request.COOKIES.get(f"ph_{token}_posthog", "")))
     except (RecursionError, ValueError):
         stored = None
     if isinstance(stored, dict) and "distinct_id" in stored:
         claimed = stored["distinct_id"]
+    return _uuid(claimed)
+
+
+def browser_session_id(request: HttpRequest) -> str | None:
+    """Return posthog-js's id of the browser's session, if it is a UUID. A claim, like the above."""
+    return _uuid(request.headers.get(SESSION_ID_HEADER))
+
+
+def _uuid(claimed: Any) -> str | None:
     return claimed if isinstance(claimed, str) and _UUID.fullmatch(claimed) else None
 
 

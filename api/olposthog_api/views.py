@@ -1,4 +1,4 @@
-"""`GET /api/features/` and `GET /api/features/{key}/`."""
+"""`GET /api/features/`, `GET /api/features/{key}/` and `POST /api/features/{key}/exposure/`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, QueryDict
 from django.utils.http import parse_etags
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
+from rest_framework.parsers import BaseParser
 from rest_framework.permissions import AllowAny
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
+from rest_framework.status import HTTP_204_NO_CONTENT
 from rest_framework.throttling import ScopedRateThrottle
 from rest_framework.viewsets import ViewSet
 
-from olposthog.features import for_request
-from olposthog.identity import remember_identity
+from olposthog.features import for_request, report_exposure
+from olposthog.identity import SESSION_ID_HEADER, browser_session_id, remember_identity
 from olposthog.snapshot import FlagSnapshot, Runtime
 from olposthog.visibility import is_visible, visible_flags
 
@@ -55,7 +58,9 @@ class Rendered:
 _rendered: WeakKeyDictionary[FlagSnapshot, Rendered] = WeakKeyDictionary()
 """Rendered answers, which live as long as the snapshots they show."""
 
+KEY = OpenApiParameter("key", str, OpenApiParameter.PATH, description="Flag key")
 UNCHANGED = OpenApiResponse(description="Unchanged since the ETag in `If-None-Match`.")
+UNKNOWN = OpenApiResponse(ErrorSerializer, description="Unknown, or not for browsers.")
 REFUSALS = {
     401: OpenApiResponse(ErrorSerializer, description="The credentials sent are not valid."),
     403: OpenApiResponse(
@@ -75,13 +80,27 @@ class FeaturesThrottle(ScopedRateThrottle):
         return cast("str | None", rates.get(self.scope or ""))
 
 
+class UnreadParser(BaseParser):
+    """Takes any body and reads none of it.
+
+    DRF's CSRF check would have the body parsed, and refuse the request for one that cannot be.
+    """
+
+    media_type = "*/*"
+
+    def parse(self, *args: Any, **kwargs: Any) -> QueryDict:
+        """Return what an empty form says."""
+        return QueryDict()
+
+
 class FeatureViewSet(ViewSet):
     """The flags of whoever asks, as far as browsers may see them.
 
-    Reading needs no log-in. Authentication is the host project's; subclass to change that.
+    It needs no log-in. Authentication is the host project's; subclass to change that.
     """
 
     renderer_classes = [JSONRenderer]  # plain: a host's camel-casing one would rename flags
+    parser_classes = [UnreadParser]
     permission_classes = [AllowAny]
     throttle_classes = [FeaturesThrottle]
     throttle_scope = "features"
@@ -127,19 +146,17 @@ class FeatureViewSet(ViewSet):
         operation_id="features_retrieve",
         tags=["features"],
         summary="One flag of the person who asks",
-        parameters=[OpenApiParameter("key", str, OpenApiParameter.PATH, description="Flag key")],
+        parameters=[KEY],
         responses={
             200: OpenApiResponse(FeatureSerializer, description="The flag, also in an outage."),
             304: UNCHANGED,
-            404: OpenApiResponse(ErrorSerializer, description="Unknown, or not for browsers."),
+            404: UNKNOWN,
             **REFUSALS,
         },
     )
     def retrieve(self, request: Request, key: str) -> HttpResponse:
         """Return one flag; 404 where it is unknown or not for browsers, which look alike."""
-        snapshot = _client_snapshot(request)
-        if key not in snapshot.flags or not is_visible(key):
-            raise NotFound
+        snapshot = _snapshot_with(request, key)
         value = snapshot.flags[key]
         answer = {
             "key": key,
@@ -150,12 +167,45 @@ class FeatureViewSet(ViewSet):
         }
         return _conditional(request, Rendered.of(answer))
 
+    @extend_schema(
+        operation_id="features_exposure_create",
+        tags=["features"],
+        summary="Report that the person who asks was shown a flag",
+        parameters=[
+            KEY,
+            OpenApiParameter(
+                SESSION_ID_HEADER,
+                str,
+                OpenApiParameter.HEADER,
+                description="posthog-js's id of the session, a UUID; anything else is ignored.",
+            ),
+        ],
+        request=None,
+        responses={
+            204: OpenApiResponse(description="Taken note of, where PostHog decided the value."),
+            404: UNKNOWN,
+            **REFUSALS,
+        },
+    )
+    @action(detail=True, methods=["post"])
+    def exposure(self, request: Request, key: str) -> Response:
+        """Count the person as exposed to the flag's value, which is the server's own.
+
+        Send it when the flag is first rendered. Experiments count those who were exposed; each
+        person, flag and value is counted once, whether the browser or the server reports it. The
+        body is ignored.
+        """
+        snapshot = _snapshot_with(request, key)
+        report_exposure(snapshot, key, session_id=browser_session_id(_plain(request)))
+        return Response(status=HTTP_204_NO_CONTENT)
+
     def finalize_response(
         self, request: Request, response: Response, *args: Any, **kwargs: Any
     ) -> Response:
-        """Add the headers that say whom the answer is for, and remember a new visitor."""
+        """Add the headers that say what and for whom the answer is; remember a new visitor."""
         final = super().finalize_response(request, response, *args, **kwargs)
         final["Cache-Control"] = "private, no-cache"
+        final["X-Content-Type-Options"] = "nosniff"  # flags are JSON, and must not pass for HTML
         remember_identity(_plain(request), final)
         return final
 
@@ -168,6 +218,14 @@ def _plain(request: Request) -> HttpRequest:
 
 def _client_snapshot(request: Request) -> FlagSnapshot:
     return for_request(_plain(request), runtime=Runtime.CLIENT)
+
+
+def _snapshot_with(request: Request, key: str) -> FlagSnapshot:
+    """Return the flags; 404 where `key` is unknown or not for browsers, which look alike."""
+    snapshot = _client_snapshot(request)
+    if key not in snapshot.flags or not is_visible(key):
+        raise NotFound
+    return snapshot
 
 
 def _conditional(request: Request, rendered: Rendered) -> HttpResponse:

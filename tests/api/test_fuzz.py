@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from schemathesis.config import SchemathesisConfig
 
-from tests.api.test_schema import assert_conforms
+from tests.api.test_schema import EXPOSURE_PATH, assert_conforms
 from tests.posthog_faults import Refuse
 from tests.posthog_server import Flag, PostHogServer, Variant
 
@@ -108,6 +108,7 @@ claims = st.fixed_dictionaries(
             browser_cookie.map("ph_phc_test_posthog={}".format),
         ),
         "X-POSTHOG-DISTINCT-ID": header_text | st.uuids().map(str),
+        "X-POSTHOG-SESSION-ID": header_text | st.uuids().map(str),
         "Authorization": header_text | header_text.map("Basic {}".format),
         "If-None-Match": header_text | st.just("*"),
         "Accept": header_text | st.sampled_from(["*/*", "application/json", "text/html"]),
@@ -130,3 +131,31 @@ def test_no_header_leads_out_of_the_document(healthy, settings, is_healthy, key,
     response = Client(raise_request_exception=False).get(f"/api/features/{rest}", headers=headers)
 
     assert_conforms(schema.raw_schema, path, response)
+
+
+@pytest.mark.parametrize("is_healthy", [True, False], ids=["healthy", "down"])
+@given(
+    key=st.sampled_from(KEYS),
+    headers=claims,
+    content_type=header_text | st.sampled_from(["application/json", "multipart/form-data"]),
+    body=st.binary(max_size=80),
+)
+@example(key="flag", headers={}, content_type="application/json", body=b"{")
+@example(key="flag", headers={}, content_type="multipart/form-data; boundary=x", body=b"--x")
+@bounded
+def test_no_body_leads_out_of_the_document(
+    healthy, settings, *, is_healthy, key, headers, content_type, body
+):
+    """Whatever is posted to the exposure endpoint, as whatever, the answer is declared."""
+    settings.POSTHOG_API_TRUST_BROWSER_ID = True
+    healthy.fault = None if is_healthy else Refuse()
+
+    response = Client(raise_request_exception=False).generic(
+        "POST",
+        f"/api/features/{quote(key, safe='')}/exposure/",
+        data=body,
+        content_type=content_type,
+        headers=headers,
+    )
+
+    assert_conforms(schema.raw_schema, EXPOSURE_PATH, response)

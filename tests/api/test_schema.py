@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.test import Client
 from django.urls import include, path
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from rest_framework import serializers
@@ -23,6 +24,7 @@ from tests.posthog_server import Flag, Variant
 
 FEATURES_PATH = "/api/features/"
 FLAG_PATH = "/api/features/{key}/"
+EXPOSURE_PATH = "/api/features/{key}/exposure/"
 FLAG_VALUE = {"oneOf": [{"type": "boolean"}, {"type": "string"}]}
 
 
@@ -75,8 +77,9 @@ def resolved(document: Any, schema: Any) -> Any:
 
 
 def assert_conforms(document: Any, path: str, response: Any) -> None:
-    """The response is one that the document declares for `GET`, with the body that it declares."""
-    declared = document["paths"][path]["get"]["responses"]
+    """The response is one that the document declares for its method, with the declared body."""
+    method = response.wsgi_request.method.lower()
+    declared = document["paths"][path][method]["responses"]
     assert str(response.status_code) in declared, f"{response.status_code} is not declared"
     content = declared[str(response.status_code)].get("content")
     if content is None:
@@ -112,10 +115,10 @@ def test_a_sites_own_names_cause_no_warning(theirs):
 
     written = json.loads(spectacular(format="openapi-json", urlconf=site))
 
-    assert set(written["paths"]) == {FEATURES_PATH, FLAG_PATH, "/shop/"}
+    assert set(written["paths"]) == {FEATURES_PATH, FLAG_PATH, EXPOSURE_PATH, "/shop/"}
 
 
-def test_both_endpoints_are_there_and_named(document):
+def test_every_endpoint_is_there_and_named(document):
     """A generated client has an operation for each endpoint, under a tag of its own."""
     operations = {
         path: {method: operation["operationId"] for method, operation in methods.items()}
@@ -125,8 +128,10 @@ def test_both_endpoints_are_there_and_named(document):
     assert operations == {
         FEATURES_PATH: {"get": "features_list"},
         FLAG_PATH: {"get": "features_retrieve"},
+        EXPOSURE_PATH: {"post": "features_exposure_create"},
     }
-    assert document["paths"][FEATURES_PATH]["get"]["tags"] == ["features"]
+    for methods in document["paths"].values():
+        assert [operation["tags"] for operation in methods.values()] == [["features"]]
 
 
 def test_parameters_are_declared(document):
@@ -141,10 +146,20 @@ def test_parameters_are_declared(document):
     assert key["schema"]["type"] == "string"
 
 
+def test_an_exposure_has_no_body(document):
+    """A generated client asks for the key alone; posthog-js's session may go along as a header."""
+    operation = document["paths"][EXPOSURE_PATH]["post"]
+    required = {one["name"]: one.get("required", False) for one in operation["parameters"]}
+
+    assert "requestBody" not in operation
+    assert required == {"key": True, "X-POSTHOG-SESSION-ID": False}
+    assert set(operation["responses"]) == {"204", "401", "403", "404", "406", "429"}
+
+
 def test_anybody_may_ask(document):
-    """Reading needs no credentials: the empty security requirement is among the possible ones."""
-    for operations in document["paths"].values():
-        assert {} in operations["get"]["security"]
+    """No endpoint needs credentials: the empty security requirement is among the possible ones."""
+    for methods in document["paths"].values():
+        assert all({} in operation["security"] for operation in methods.values())
 
 
 def test_the_list_is_one_object(document):
@@ -240,7 +255,24 @@ def cases() -> list[tuple[str, str, dict[str, str], int]]:
         (FLAG_PATH, "unknown/", {}, 404),
         (FLAG_PATH, "flag/", {"authorization": "Basic !"}, 403),
         (FLAG_PATH, "flag/", {"accept": "text/html"}, 406),
+        (EXPOSURE_PATH, "flag/exposure/", {}, 204),
+        (EXPOSURE_PATH, "own/exposure/", {}, 204),
+        (EXPOSURE_PATH, "unknown/exposure/", {}, 404),
+        (EXPOSURE_PATH, "flag/exposure/", {"authorization": "Basic !"}, 403),
+        (EXPOSURE_PATH, "flag/exposure/", {"accept": "text/html"}, 406),
     ]
+
+
+EACH = pytest.mark.parametrize(
+    ("path", "rest"),
+    [(FEATURES_PATH, ""), (FLAG_PATH, "flag/"), (EXPOSURE_PATH, "flag/exposure/")],
+)
+
+
+def ask(client: Client, path: str, rest: str, headers: dict[str, str] | None = None) -> Any:
+    """Send the one request that an endpoint is there for."""
+    method = client.post if path == EXPOSURE_PATH else client.get
+    return method(f"{FEATURES_PATH}{rest}", headers=headers)
 
 
 @pytest.fixture
@@ -258,7 +290,7 @@ def flags(enabled, settings):
 @pytest.mark.parametrize(("path", "rest", "headers", "status"), cases())
 def test_every_answer_is_as_declared(flags, document, client, *, path, rest, headers, status):
     """Each status that the endpoints answer with is declared, and so is its body."""
-    response = client.get(f"{FEATURES_PATH}{rest}", headers=headers)
+    response = ask(client, path, rest, headers)
 
     assert response.status_code == status
     assert_conforms(document, path, response)
@@ -277,16 +309,16 @@ def test_an_outage_is_as_declared(flags, document, client, settings, *, path, re
     assert_conforms(document, path, disabled)
 
 
-@pytest.mark.parametrize(("path", "rest"), [(FEATURES_PATH, ""), (FLAG_PATH, "flag/")])
+@EACH
 def test_a_throttled_answer_is_as_declared(flags, document, client, settings, *, path, rest):
     """429 is declared."""
     settings.REST_FRAMEWORK = {
         **settings.REST_FRAMEWORK,
         "DEFAULT_THROTTLE_RATES": {"features": "1/day"},
     }
-    client.get(f"{FEATURES_PATH}{rest}")
+    ask(client, path, rest)
 
-    response = client.get(f"{FEATURES_PATH}{rest}")
+    response = ask(client, path, rest)
 
     assert response.status_code == 429
     assert_conforms(document, path, response)
@@ -294,16 +326,16 @@ def test_a_throttled_answer_is_as_declared(flags, document, client, settings, *,
 
 @pytest.mark.urls(__name__)
 @pytest.mark.django_db
-@pytest.mark.parametrize(("path", "rest"), [(FEATURES_PATH, ""), (FLAG_PATH, "flag/")])
+@EACH
 def test_wrong_credentials_are_answered_as_declared(flags, document, client, path, rest):
     """401 is declared, for sites whose authentication answers so."""
-    response = client.get(f"{FEATURES_PATH}{rest}", headers={"authorization": "Token wrong"})
+    response = ask(client, path, rest, {"authorization": "Token wrong"})
 
     assert response.status_code == 401
     assert_conforms(document, path, response)
 
 
-@pytest.mark.parametrize(("path", "rest"), [(FEATURES_PATH, ""), (FLAG_PATH, "flag/")])
+@EACH
 @pytest.mark.parametrize(
     "headers",
     [
@@ -323,7 +355,7 @@ def test_wrong_credentials_are_answered_as_declared(flags, document, client, pat
 )
 def test_no_header_leads_out_of_the_document(flags, document, client, *, path, rest, headers):
     """Whatever a client or a proxy sends along, the answer is one that is declared."""
-    assert_conforms(document, path, client.get(f"{FEATURES_PATH}{rest}", headers=headers))
+    assert_conforms(document, path, ask(client, path, rest, headers))
 
 
 def test_documents_are_written_without_evaluating_flags(enabled):
