@@ -2,6 +2,7 @@ import { useEffect, useState } from "react";
 import { flushSync } from "react-dom";
 import { followPerson } from "./analytics";
 import { Banner } from "./Banner";
+import { toBootstrap } from "./features/bootstrap";
 import { Feature } from "./features/react";
 import type { FeatureStore } from "./features/store";
 import { LiveFlags } from "./LiveFlags";
@@ -33,7 +34,7 @@ export function App({ store, sessions, session: initial }: Props) {
       await store.personChanged();
       flushSync(() => setSession(next)); // the name changes in the same frame as the flags
       const { answer } = store.getState();
-      if (answer) followPerson(answer.distinct_id, next.username !== null);
+      if (answer) followPerson(toBootstrap(answer, next.username !== null));
     } catch (error) {
       setProblem(error instanceof Error ? error.message : String(error));
     }

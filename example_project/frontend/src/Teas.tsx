@@ -39,11 +39,6 @@ export function Teas() {
           ))}{" "}
         {typeof checkout === "string" && (LEADS[checkout] ?? "")}
       </p>
-      <Feature name="web-upgrade-offer">
-        <p className="banner offer">
-          <strong>Try the plan pro for a month.</strong> One click buys, and gifts come wrapped.
-        </p>
-      </Feature>
       <ul className="teas" data-checkout={checkout}>
         {TEAS.map((tea) => (
           <li className="card" key={tea.name}>
@@ -55,15 +50,24 @@ export function Teas() {
                 <input type="checkbox" /> Wrap it as a gift
               </label>
             </Feature>
-            {checkout !== undefined && (
-              <button type="button">
-                {typeof button === "string" ? button : "Add to the basket"}
-                <span className="unseen">: {tea.name}</span>
-              </button>
-            )}
+            <div className="buy">
+              {checkout !== undefined && (
+                <button type="button">
+                  {typeof button === "string" ? button : "Add to the basket"}
+                  <span className="unseen">: {tea.name}</span>
+                </button>
+              )}
+            </div>
           </li>
         ))}
       </ul>
+      <div id="offer">
+        <Feature name="web-upgrade-offer">
+          <p className="banner offer">
+            <strong>Try the plan pro for a month.</strong> One click buys, and gifts come wrapped.
+          </p>
+        </Feature>
+      </div>
     </section>
   );
 }

@@ -27,10 +27,15 @@ export async function startAnalytics(
   window.posthog = posthog;
 }
 
-/** Follow a log-in or a log-out, so that later events are the new person's. */
-export function followPerson(distinctId: string, identified: boolean): void {
+/** Follow a log-in or a log-out: later events, and flags, are the new person's. */
+export function followPerson(bootstrap: Bootstrap): void {
   const posthog = window.posthog;
   if (!posthog) return;
-  if (!identified) posthog.reset();
-  if (identified) posthog.identify(distinctId);
+  if (bootstrap.isIdentifiedID) {
+    posthog.identify(bootstrap.distinctID);
+  } else {
+    posthog.reset();
+    posthog.register({ distinct_id: bootstrap.distinctID }); // ours, in place of one made up
+  }
+  posthog.updateFlags(bootstrap.featureFlags, bootstrap.featureFlagPayloads);
 }

@@ -25,8 +25,10 @@ export function createApi(baseUrl = "") {
   const api = createClient<paths>({ baseUrl, credentials: "include" });
   api.use({
     onRequest({ request }) {
-      if (request.method !== "GET") request.headers.set("X-CSRFToken", csrfToken());
-      return request;
+      if (request.method === "GET") return;
+      request.headers.set("X-CSRFToken", csrfToken());
+      const session = window.posthog?.get_session_id(); // so that an exposure finds its session
+      if (session) request.headers.set("X-POSTHOG-SESSION-ID", session);
     },
   });
   return api;

@@ -92,10 +92,11 @@ export class FeatureStore {
   }
 
   async #report(key: FeatureKey): Promise<void> {
-    await this.#api.POST("/api/features/{key}/exposure/", {
+    const { response } = await this.#api.POST("/api/features/{key}/exposure/", {
       params: { path: { key } },
       keepalive: true, // also when the person is leaving the page
     });
+    if (!response.ok && response.status !== 404) throw new Error(`${response.status}`);
   }
 
   #set(state: State): void {
