@@ -60,6 +60,19 @@ class Visitor:
         """What the home page shows."""
         return Page.read(self.get("/"))
 
+    def report(self, key: str, **headers: str) -> requests.Response:
+        """Say that a flag was rendered, as a script does that can read the CSRF cookie."""
+        token = self._browser.cookies.get("csrftoken", "")
+        return self._browser.post(
+            f"{self._address}/api/features/{key}/exposure/",
+            headers={"X-CSRFToken": token, **headers},
+            timeout=PATIENCE,
+        )
+
+    def preflight(self, path: str, **headers: str) -> requests.Response:
+        """Ask, as a browser does, whether a script of another origin may send a request."""
+        return self._browser.options(self._address + path, headers=headers, timeout=PATIENCE)
+
     def log_out(self) -> None:
         self.submit("/log-out/", form_at="/")
 
@@ -323,6 +336,58 @@ def test_environment_alone_switches_to_posthog(shop, posthog: PostHogServer):
     assert outage_api["features"] == {"checkout": "classic", "new-navigation": True}
 
 
+SPA = "https://app.example.com"
+CORS = "Access-Control-"
+
+
+def of_cors(response: requests.Response) -> dict[str, str]:
+    named = {name.title(): value for name, value in response.headers.items()}
+    return {name: value for name, value in named.items() if name.startswith(CORS)}
+
+
+def test_another_origin_may_not_read(address):
+    """Out of the box a script of another origin can read no flags and report no exposure."""
+    visitor = Visitor(address, "ada")
+
+    asked = visitor.preflight("/api/features/", **{"Origin": SPA, f"{CORS}Request-Method": "GET"})
+    answer = visitor.get("/api/features/", Origin=SPA)
+
+    assert f"{CORS}Allow-Origin" not in asked.headers
+    assert f"{CORS}Allow-Origin" not in answer.headers
+    assert visitor.report("checkout", Origin=SPA).status_code == 403
+    assert visitor.report("checkout").status_code == 204
+
+
+def test_the_apps_origin_may_read_and_report(shop):
+    """SHOP_SPA_ORIGIN lets a single-page app of that origin, and of no other, have it all."""
+    with Shop(shop.folder, {"SHOP_SPA_ORIGIN": f"{SPA} http://localhost:5173"}).open() as address:
+        ada = Visitor(address, "ada")
+        wanted = "if-none-match,x-csrftoken,x-posthog-distinct-id,x-posthog-session-id"
+        leave = {f"{CORS}Request-Method": "POST", f"{CORS}Request-Headers": wanted}
+        granted = ada.preflight("/api/features/checkout/exposure/", Origin=SPA, **leave)
+        answer = ada.get("/api/features/", Origin=SPA)
+        reported = ada.report("checkout", Origin=SPA)
+        page = ada.get("/", Origin=SPA)
+        stranger = ada.get("/api/features/", Origin="https://evil.example.com")
+        strangers_report = ada.report("checkout", Origin="https://evil.example.com")
+
+    assert granted.headers[f"{CORS}Allow-Origin"] == SPA
+    allowed = granted.headers[f"{CORS}Allow-Headers"].split(", ")
+    assert {*wanted.split(","), "x-posthog-window-id"} <= set(allowed)
+    assert "POST" in granted.headers[f"{CORS}Allow-Methods"]
+    assert answer.json()["distinct_id"] == "1"
+    assert of_cors(answer) == {
+        f"{CORS}Allow-Origin": SPA,
+        f"{CORS}Allow-Credentials": "true",
+        f"{CORS}Expose-Headers": "ETag, Retry-After",
+    }
+    assert "origin" in answer.headers["Vary"].lower()
+    assert (reported.status_code, reported.headers[f"{CORS}Allow-Origin"]) == (204, SPA)
+    assert of_cors(page) == {}
+    assert f"{CORS}Allow-Origin" not in stranger.headers
+    assert strangers_report.status_code == 403
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -330,6 +395,7 @@ def test_environment_alone_switches_to_posthog(shop, posthog: PostHogServer):
         ({"POSTHOG_PROJECT_API_KEY": "phc_demo"}, "olposthog.E004"),
         ({"POSTHOG_ENABLED": "perhaps"}, "POSTHOG_ENABLED is 'perhaps'"),
         ({"POSTHOG_LOCAL_CACHE_SECONDS": "five"}, "POSTHOG_LOCAL_CACHE_SECONDS is 'five'"),
+        ({"SHOP_SPA_ORIGIN": "app.example.com"}, "corsheaders.E013"),
     ],
 )
 def test_mistake_in_the_environment_is_told(shop, given, told):

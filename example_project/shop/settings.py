@@ -7,6 +7,7 @@ set POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST in the environment; nothing her
 import os
 from pathlib import Path
 
+from corsheaders.defaults import default_headers
 from django.core.exceptions import ImproperlyConfigured
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
+    "corsheaders",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",  # Swagger UI's files, so that no page needs the internet
@@ -57,6 +59,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -159,6 +162,21 @@ POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS = number(
 
 POSTHOG_API_IDENTITY = "storefront.identity.identity"
 POSTHOG_API_FLAGS = ["checkout", "gift-wrapping", "new-navigation", "web-*"]
+
+# A single-page app on a host of its own, such as https://app.example.com. Unset, none may read.
+
+SPA_ORIGINS = text("SHOP_SPA_ORIGIN").split()
+CORS_URLS_REGEX = r"^/api/"
+CORS_ALLOWED_ORIGINS = CSRF_TRUSTED_ORIGINS = SPA_ORIGINS
+CORS_ALLOW_CREDENTIALS = True  # the cookies of the session and of the anonymous visitor
+CORS_ALLOW_HEADERS = [
+    *default_headers,  # X-CSRFToken is one of them
+    "if-none-match",
+    "x-posthog-distinct-id",  # these are posthog-js's `tracing_headers`
+    "x-posthog-session-id",
+    "x-posthog-window-id",
+]
+CORS_EXPOSE_HEADERS = ["ETag", "Retry-After"]
 
 # The REST API and its description
 
