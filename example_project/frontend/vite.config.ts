@@ -17,6 +17,7 @@ export default defineConfig({
     host: "127.0.0.1",
     port: Number(process.env["VITE_PORT"] ?? "5173"),
     strictPort: true,
-    proxy: { [`^(?!${base})`]: django },
+    // Django is to see the browser's own Host: it compares that with the Origin of what is posted.
+    proxy: { [`^(?!${base})`]: { target: django, changeOrigin: false } },
   },
 });

@@ -9,6 +9,8 @@ declare global {
   }
 }
 
+let identified = false;
+
 /** Load and start it, in a chunk of its own that nothing on the page waits for. */
 export async function startAnalytics(
   project: { token: string; host: string },
@@ -24,6 +26,7 @@ export async function startAnalytics(
     disable_surveys: true,
     disable_external_dependency_loading: true, // no scripts but those of this build
   });
+  identified = bootstrap.isIdentifiedID;
   window.posthog = posthog;
 }
 
@@ -31,11 +34,9 @@ export async function startAnalytics(
 export function followPerson(bootstrap: Bootstrap): void {
   const posthog = window.posthog;
   if (!posthog) return;
-  if (bootstrap.isIdentifiedID) {
-    posthog.identify(bootstrap.distinctID);
-  } else {
-    posthog.reset();
-    posthog.register({ distinct_id: bootstrap.distinctID }); // ours, in place of one made up
-  }
+  if (identified) posthog.reset(); // or two people would become one
+  identified = bootstrap.isIdentifiedID;
+  if (identified) posthog.identify(bootstrap.distinctID);
+  else posthog.register({ distinct_id: bootstrap.distinctID }); // ours, in place of one made up
   posthog.updateFlags(bootstrap.featureFlags, bootstrap.featureFlagPayloads);
 }

@@ -13,12 +13,14 @@ from django.utils.safestring import SafeString
 register = template.Library()
 
 # What Vite's own index.html would have, for a page that Django renders.
-REFRESH = """<script type="module">
-import {{ injectIntoGlobalHook }} from "{}";
+DEVELOPMENT = """<script type="module">
+import {{ injectIntoGlobalHook }} from "{base}@react-refresh";
 injectIntoGlobalHook(window);
 window.$RefreshReg$ = () => {{}};
 window.$RefreshSig$ = () => (type) => type;
-</script>"""
+</script>
+<script type="module" src="{base}@vite/client"></script>
+<script type="module" src="{base}{entry}"></script>"""
 
 
 def manifest() -> Path:
@@ -29,9 +31,7 @@ def manifest() -> Path:
 @register.simple_tag
 def vite(entry: str) -> SafeString:
     if settings.FRONTEND_DEV:
-        client = format_html('<script type="module" src="{}"></script>', _url("@vite/client"))
-        script = format_html('<script type="module" src="{}"></script>', _url(entry))
-        return format_html(REFRESH, _url("@react-refresh")) + client + script
+        return format_html(DEVELOPMENT, base=f"{settings.STATIC_URL}live/", entry=entry)
     chunks: dict[str, Any] = json.loads(manifest().read_bytes())
     chunk = chunks[entry]
     imported = [chunks[name] for name in chunk.get("imports", [])]
