@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from playwright.sync_api import Page, Request, Response, expect
+from playwright.sync_api import Page, Request, Response, Route, expect
 
 from tests.posthog_wire import Flag, Variant
 
@@ -86,6 +86,12 @@ RECORDER = """
 State = dict[str, Any]
 
 
+SESSION = {"csrftoken", "sessionid"}
+
+_sessions: dict[tuple[str, str], Any] = {}
+"""Cookies of people who have logged in to a shop: hashing a password takes long."""
+
+
 class Tab:
     """A tab with the live page."""
 
@@ -100,6 +106,27 @@ class Tab:
 
     def _note(self, request: Request) -> None:
         self.requests.append(request)
+
+    def arrive_as(self, name: str) -> Tab:
+        """Open the page as a new visitor, or as somebody who has logged in before."""
+        self.bring_session_of(name)
+        return self.open()
+
+    def bring_session_of(self, name: str) -> None:
+        """Be logged in. Many tests share the session: to log out, use `become` before and after."""
+        if name == "Visitor":
+            return
+        context = self.page.context
+        url = f"{self.address}/api/session/"
+        if (self.address, name) not in _sessions:
+            context.request.get(url)
+            token = next(one for one in context.cookies() if one["name"] == "csrftoken")
+            form: dict[str, str | float | bool] = {"username": name.lower(), "password": "demo"}
+            context.request.post(url, form=form, headers={"X-CSRFToken": token["value"]})
+            kept = [one for one in context.cookies() if one["name"] in SESSION]
+            assert len(kept) == len(SESSION)
+            _sessions[self.address, name] = kept
+        context.add_cookies(_sessions[self.address, name])
 
     def open(self, path: str = "/live/") -> Tab:
         """Go there, and wait until the API has answered."""
@@ -119,6 +146,15 @@ class Tab:
         button.click()
         expect(button).to_have_attribute("aria-pressed", "true")
         return self
+
+    def wait_for_reports(self, count: int) -> list[Request]:
+        """Wait until this many exposures were answered since the page was opened; return them."""
+        self.page.wait_for_function(
+            """count => performance.getEntriesByType("resource")
+                .filter(entry => entry.name.endsWith("/exposure/")).length >= count""",
+            arg=count,
+        )
+        return [request for request in self.requests if request.url.endswith("/exposure/")]
 
     def come_back(self) -> None:
         """What happens when a person returns to the tab."""
@@ -165,6 +201,30 @@ class Tab:
             for request in self.requests
             if request.method == "POST" and request.url.startswith(self.address)
         ]
+
+
+class Held:
+    """Questions for flags that do not get through until they are let go."""
+
+    def __init__(self, page: Page) -> None:
+        self._routes: list[Route] | None = []
+        page.route(FLAGS_URL, self._hold)
+
+    def _hold(self, route: Route) -> None:
+        if self._routes is None:
+            route.continue_()
+        else:
+            self._routes.append(route)
+
+    def let_go(self) -> None:
+        """Let those that came get through, and all that come."""
+        routes, self._routes = self._routes, None
+        assert routes
+        for route in routes:
+            route.continue_()
+
+
+FLAGS_URL = "**/api/features/"
 
 
 def is_flags(response: Response) -> bool:
