@@ -1,4 +1,5 @@
-# `make run` and `make test` need nothing but Python 3.11 or newer, make and git: the rest goes into .venv.
+# `make run` and `make test` need nothing but Python 3.11 or newer, make and git: the rest goes into .venv,
+# Node.js among it, and into the frontend's node_modules.
 
 PORT ?= 8000
 
@@ -14,12 +15,20 @@ MANAGE := $(PY) example_project/manage.py
 LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --extra api
 
+FRONTEND := example_project/frontend
+FRONTEND_SOURCES := $(shell find $(FRONTEND) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print)
+# npm takes whichever node stands first in PATH.
+NPM = PATH="$(CURDIR)/.venv/bin:$$PATH" npm --prefix $(FRONTEND) --silent
+
 export PORT
+# Chromium comes as an npm package; nothing else is to be downloaded while packages are installed.
+export PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD = 1
+export PUPPETEER_SKIP_DOWNLOAD = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-newest test-floor check lint types openapi openapi-check wheel-check \
-	posthog bench lock clean
+.PHONY: help install run dev frontend test test-newest test-floor check lint types openapi openapi-check \
+	client client-check frontend-check wheel-check posthog screenshots bench lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,11 +36,18 @@ help: ## list these targets
 install: .venv/ready ## set up .venv; the other targets do it themselves
 	@echo "Ready: .venv"
 
-run: .venv/ready ## start the example project, on PORT=8000
+run: .venv/ready $(FRONTEND)/dist/ready ## start the example project, on PORT=8000
 	@$(MANAGE) demo
 	@echo "Or ask from another terminal: curl -i http://127.0.0.1:$(PORT)/api/features/"
 	@echo
 	@$(MANAGE) runserver 127.0.0.1:$(PORT)
+
+dev: .venv/ready $(FRONTEND)/node_modules/ready ## the same with the frontend from source: edit it, and see
+	@$(MANAGE) demo >/dev/null
+	@$(PY) scripts/dev.py
+
+frontend: $(FRONTEND)/dist/ready ## build the example's frontend; the other targets do it themselves
+	@echo "Ready: $(FRONTEND)/dist"
 
 posthog: .venv/ready ## start the stand-in PostHog of the tests, for the example to ask
 	@$(PY) -m tests.posthog_server --port 8765 --flags example_project/posthog.json \
@@ -39,13 +55,13 @@ posthog: .venv/ready ## start the stand-in PostHog of the tests, for the example
 
 test: test-newest test-floor ## run every test, on the newest and on the lowest versions
 
-test-newest: .venv/ready ## run every test on the newest versions
+test-newest: .venv/ready $(FRONTEND)/dist/ready ## run every test on the newest versions
 	$(PY) -m pytest
 
 test-floor: .venv-floor/ready ## run every test on the lowest versions
-	$(PY_FLOOR) -m pytest
+	$(PY_FLOOR) -m pytest --ignore tests/browser # what they see does not depend on Python's versions
 
-check: lint types openapi-check wheel-check ## everything but the tests
+check: lint types openapi-check client-check frontend-check wheel-check ## everything but the tests
 
 lint: .venv/ready ## judge the code's style
 	$(PY) -m ruff check
@@ -64,8 +80,21 @@ openapi-check: .venv/ready ## fail if openapi.yaml is not what the views say
 	if diff -u openapi.yaml "$$fresh"; then echo "openapi.yaml is what the views say"; \
 	else echo "openapi.yaml is out of date: run make openapi" >&2; exit 1; fi
 
+client: $(FRONTEND)/node_modules/ready ## rewrite the TypeScript client from openapi.yaml
+	@$(NPM) run client
+
+client-check: $(FRONTEND)/node_modules/ready ## fail if the client is not what openapi.yaml says
+	@if $(NPM) run client -- --check; then echo "the TypeScript client is what openapi.yaml says"; \
+	else echo "the TypeScript client is out of date: run make client" >&2; exit 1; fi
+
+frontend-check: $(FRONTEND)/node_modules/ready ## check the frontend's types and style
+	$(NPM) run check
+
 wheel-check: .venv/ready ## build the wheel and use it as a stranger would
 	$(PY) scripts/check_wheel.py
+
+screenshots: .venv/ready $(FRONTEND)/dist/ready ## take the pictures of docs/browser.md anew
+	$(PY) -m tests.browser.screenshots
 
 bench: .venv/ready ## measure against the predecessor
 	$(PY) -m benchmarks
@@ -76,8 +105,8 @@ lock: .venv-lock/ready ## move the locks to the newest releases
 
 clean: ## remove what these targets made
 	rm -rf .venv .venv-floor .venv-lock dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -rf example_project/var
-	find . -name node_modules -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	rm -rf example_project/var $(FRONTEND)/dist $(FRONTEND)/node_modules
+	find . -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment is made anew whenever its lock changes. The checkout itself is installed editable, with
 # the locked build tool, so that nothing comes in that the lock does not name.
@@ -88,6 +117,17 @@ clean: ## remove what these targets made
 .venv-floor/ready: requirements/floor.txt
 	$(call create,$(LOWEST_FIRST))
 	$(call fill,$<)
+
+# `npm ci` takes exactly what the lock names, and checks its hashes.
+$(FRONTEND)/node_modules/ready: $(FRONTEND)/package.json $(FRONTEND)/package-lock.json $(FRONTEND)/.npmrc | .venv/ready
+	@echo "Installing the frontend's packages (about half a minute the first time)..."
+	@$(NPM) ci
+	@touch $@
+
+$(FRONTEND)/dist/ready: $(FRONTEND_SOURCES) $(FRONTEND)/node_modules/ready
+	@echo "Building the frontend..."
+	@$(NPM) run build -- --logLevel warn
+	@touch $@
 
 .venv-lock/ready:
 	$(call create,$(NEWEST_FIRST))

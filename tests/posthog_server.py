@@ -177,6 +177,8 @@ class PostHogServer:
             case "POST", Endpoint.EVENTS:
                 understood = isinstance(request.body, dict | list)
                 return Reply.of_json({"status": 1}) if understood else Status(400).document()
+            case "GET", Endpoint.CONFIG:  # what posthog-js asks for first
+                return Reply.of_json({"hasFeatureFlags": True, "supportedCompression": []})
         return Reply(404, b"Not found")
 
     def _evaluate(self, request: Request) -> Reply:
@@ -447,6 +449,11 @@ class _Exchange(BaseHTTPRequestHandler):
 
     do_GET = do_POST = answer  # noqa: N815 (http.server looks for these names)
 
+    def do_OPTIONS(self) -> None:
+        """Let a browser ask from any page, as PostHog does. Not on record: it is no request."""
+        self.asked = Request.parse(self.command, self.path, self.headers, b"")
+        self.send(self.for_browsers(Reply(204)).head())
+
     def depart(self) -> None:
         if self.in_flight:
             self.in_flight = False
@@ -473,7 +480,19 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def reply(self, reply: Reply) -> None:
         self.depart()  # first, so that a client with an answer is no longer in flight
-        self.send(reply.head() + reply.body)
+        self.send(self.for_browsers(reply).head() + reply.body)
+
+    def for_browsers(self, reply: Reply) -> Reply:
+        """The reply, readable by the page that asked for it."""
+        origin = self.headers.get("Origin")
+        if not origin:
+            return reply
+        allowed = {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Headers": "Content-Type",
+            "Access-Control-Allow-Credentials": "true",
+        }
+        return replace(reply, headers={**reply.headers, **allowed})
 
     def send(self, data: bytes) -> None:
         self.wfile.write(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -24,6 +25,7 @@ class Endpoint(Enum):
     FLAGS = "flags_fault"
     DEFINITIONS = "definitions_fault"
     EVENTS = "events_fault"
+    CONFIG = "config_fault"
     UNKNOWN = ""
 
 
@@ -33,7 +35,18 @@ ENDPOINTS = {
     "/batch": Endpoint.EVENTS,
     "/capture": Endpoint.EVENTS,
     "/i/v0/e": Endpoint.EVENTS,
+    "/e": Endpoint.EVENTS,
 }
+CONFIG = re.compile(r"/array/[^/]+/config")
+
+
+def unpacked(raw: bytes, headers: Message, query: Mapping[str, str]) -> bytes:
+    """The bytes of a body without the compression of the SDK, or of posthog-js."""
+    if headers.get("Content-Encoding") == "gzip" or query.get("compression") == "gzip-js":
+        return gzip.decompress(raw)
+    if query.get("compression") == "base64":
+        return base64.b64decode(dict(parse_qsl(raw.decode("ascii")))["data"])
+    return raw
 
 
 @dataclass(frozen=True)
@@ -51,17 +64,18 @@ class Request:
     def parse(cls, method: str, target: str, headers: Message, raw: bytes) -> Request:
         """Take a request apart, undoing its compression."""
         parts = urlsplit(target)
-        try:
-            packed = headers.get("Content-Encoding") == "gzip"
-            body = json.loads(gzip.decompress(raw) if packed else raw)
-        except (EOFError, OSError, ValueError):
-            body = None
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        try:
+            body = json.loads(unpacked(raw, headers, query))
+        except (EOFError, KeyError, OSError, ValueError):
+            body = None
         return cls(method, parts.path, query, headers, raw, body)
 
     @property
     def endpoint(self) -> Endpoint:
         """What the request is about."""
+        if CONFIG.fullmatch(self.path):
+            return Endpoint.CONFIG
         return ENDPOINTS.get(self.path.rstrip("/"), Endpoint.UNKNOWN)
 
     @property

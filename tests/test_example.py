@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
-import socket
 import sqlite3
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -23,103 +16,17 @@ import requests
 
 from tests.posthog_faults import Refuse
 from tests.posthog_server import PostHogServer, Variant
-
-ROOT = Path(__file__).resolve().parent.parent
-PROJECT = ROOT / "example_project"
-MANAGE = str(PROJECT / "manage.py")
-PATIENCE = 30.0  # seconds that a test waits for what should come within one or two
+from tests.shop import PATIENCE, ROOT, Shop, eventually
 
 SERVER_ONLY = "stock-forecast"
 BROWSER_ONLY = "web-animations"
 INTERNAL = "survey-targeting-5c1d2e-custom"
 
 
-@dataclass(frozen=True)
-class Shop:
-    """The example with databases of its own and an environment of its own."""
-
-    folder: Path
-    also: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def flags(self) -> Path:
-        """The definitions that it reads: a copy."""
-        return self.folder / "flags.json"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What its processes see: nothing of the settings of whoever runs the tests."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("POSTHOG_", "SHOP_", "DJANGO_")) and name != "ENVIRONMENT"
-        }
-        return kept | {
-            "POSTHOG_FLAG_DEFINITIONS_FILE": str(self.flags),
-            "POSTHOG_LOCAL_CACHE_SECONDS": "0.1",
-            "SHOP_VAR_DIR": str(self.folder / "var"),
-            **self.also,
-        }
-
-    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(
-            [sys.executable, MANAGE, *arguments],
-            env=self.environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    @contextmanager
-    def open(self) -> Iterator[str]:
-        """Serve it; yields its address."""
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        command = [sys.executable, MANAGE, "runserver", "--noreload"]
-        log = self.folder / "server.log"
-        with (
-            log.open("w") as output,
-            subprocess.Popen(
-                [*command, f"127.0.0.1:{port}"],
-                env=self.environment,
-                cwd=ROOT,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            ) as process,
-        ):
-            try:
-                eventually(lambda: process.poll() is not None or _listens(port))
-                assert process.poll() is None, log.read_text()
-                yield f"http://127.0.0.1:{port}"
-            finally:
-                process.terminate()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def eventually(fact: Callable[[], object]) -> None:
-    """Return once a fact about another process holds; fail when it never does."""
-    deadline = time.monotonic() + PATIENCE
-    pause = threading.Event()
-    while not fact():
-        assert time.monotonic() < deadline, "waited in vain"
-        pause.wait(0.1)
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A shop that is ready to open."""
-    shop = Shop(tmp_path_factory.mktemp("shop"))
-    shop.flags.write_bytes((PROJECT / "flags.json").read_bytes())
-    demo = shop.manage("demo")
-    assert demo.returncode == 0, demo.stderr
-    return shop
+    return Shop.prepared(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")

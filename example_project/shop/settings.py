@@ -95,6 +95,11 @@ VAR = Path(text("SHOP_VAR_DIR", str(PROJECT / "var")))
 STATIC_URL = "static/"
 STATIC_ROOT = VAR / "static"
 
+# The frontend, as Vite built it; `make dev` has Vite serve its sources instead.
+FRONTEND = PROJECT / "frontend" / "dist"
+FRONTEND_DEV = switch("SHOP_FRONTEND_DEV", default=False)
+STATICFILES_DIRS = [("live", FRONTEND)] if FRONTEND.is_dir() else []
+
 # Databases and caches. The shared cache of flags has a database of its own, so that it waits for
 # no transaction of the shop's.
 
@@ -116,7 +121,7 @@ CACHES = {
     "durable": {  # all processes share it: people's flags, and the state of the circuit breaker
         "BACKEND": "django.core.cache.backends.db.DatabaseCache",
         "LOCATION": "flags_cache",
-        "TIMEOUT": 300,  # how long an answer of PostHog's is fresh, in seconds
+        "TIMEOUT": number("SHOP_FLAGS_SECONDS", default=300),  # how long PostHog's answer is fresh
         "OPTIONS": {"MAX_ENTRIES": 100_000},  # more than the people who come within TIMEOUT
     },
 }
@@ -148,6 +153,12 @@ POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = number(
     "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS", default=2
 )
 POSTHOG_LOCAL_CACHE_SECONDS = number("POSTHOG_LOCAL_CACHE_SECONDS", default=5)
+
+# In an outage: how long last known values do, and when PostHog is tried again. Seconds.
+POSTHOG_STALE_IF_ERROR_SECONDS = number("POSTHOG_STALE_IF_ERROR_SECONDS", default=0)
+POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS = number(
+    "POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS", default=60
+)
 
 POSTHOG_API_IDENTITY = "storefront.identity.identity"
 POSTHOG_API_FLAGS = ["checkout", "gift-wrapping", "new-navigation", "web-*"]

@@ -1,18 +1,26 @@
-"""The shop's one page, with its flags decided by the server."""
+"""The shop's pages: one with its flags decided by the server, one that asks the REST API."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.conf import settings
+from django.contrib.auth import login, logout
+from django.contrib.auth.forms import AuthenticationForm
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import ensure_csrf_cookie
+from django.views.decorators.http import require_http_methods
 
 from olposthog.features import for_request, get_feature_flag, get_feature_flag_payload, is_enabled
-from olposthog.snapshot import FlagSnapshot, Source
+from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog.visibility import is_internal, is_visible
 
 from .identity import identity
+from .models import Customer
+from .templatetags.vite import manifest
 
 
 @dataclass(frozen=True)
@@ -73,3 +81,47 @@ def _rows(snapshot: FlagSnapshot) -> Iterator[dict[str, Any]]:
                 "payload": snapshot.payloads.get(key),
                 "for_browsers": is_visible(key),
             }
+
+
+@never_cache
+@ensure_csrf_cookie  # the browser logs in and out, and reports exposures
+def live(request: HttpRequest) -> HttpResponse:
+    """Serve the frontend, with what it needs for a first paint that is right."""
+    if not (settings.FRONTEND_DEV or manifest().exists()):
+        return render(request, "storefront/unbuilt.html", status=503)
+    page = {
+        "api": "",
+        "session": _session(request),
+        "source": for_request(request, runtime=Runtime.CLIENT).source,
+        "posthog": _posthog(),
+    }
+    return render(request, "storefront/live.html", {"page": page})
+
+
+def _posthog() -> dict[str, str] | None:
+    """Return what posthog-js needs, where there is a PostHog."""
+    if not (settings.POSTHOG_ENABLED and settings.POSTHOG_API_HOST):
+        return None
+    return {"token": settings.POSTHOG_PROJECT_API_KEY, "host": settings.POSTHOG_API_HOST}
+
+
+@never_cache
+@ensure_csrf_cookie  # also for a frontend that another server serves
+@require_http_methods(["GET", "POST", "DELETE"])
+def session(request: HttpRequest) -> HttpResponse:
+    """Who is logged in; POST logs in, DELETE out."""
+    if request.method == "POST":
+        form = AuthenticationForm(request, data=request.POST)
+        if not form.is_valid():
+            return JsonResponse(form.errors, status=400)
+        login(request, form.get_user())
+    elif request.method == "DELETE":
+        logout(request)
+    return JsonResponse(_session(request))
+
+
+def _session(request: HttpRequest) -> dict[str, str | None]:
+    user = request.user
+    if not isinstance(user, Customer):
+        return {"username": None, "plan": None}
+    return {"username": user.get_username(), "plan": user.plan}

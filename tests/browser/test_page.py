@@ -1,0 +1,250 @@
+"""The live page, as people see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from tests.browser.tab import ADA, BUTTONS, FLAGS_URL, GRACE, SEEN, Held, State, Tab
+from tests.posthog_faults import Refuse
+from tests.posthog_server import PATIENCE, PostHogServer
+
+
+def shown(tab: Tab) -> State:
+    """What the page shows of the flags."""
+    state = tab.state
+    return {
+        "checkout": state["checkout"],
+        "gift-wrapping": state["gift"],
+        "web-upgrade-offer": state["offer"],
+    }
+
+
+def test_page_works_without_an_error(tab: Tab):
+    """Nothing fails in the page, and whatever it loads is there."""
+    answers: list[int] = []
+    tab.page.on("response", lambda response: answers.append(response.status))
+
+    tab.open()
+
+    assert tab.errors == []
+    assert set(answers) <= {200, 204, 304}
+
+
+def test_first_paint_is_right(tab: Tab):
+    """The flags that the page brings along show before the API has said anything."""
+    held = Held(tab.page)
+
+    tab.page.goto(f"{tab.address}/live/")
+    expect(tab.page.locator(".buy button").first).to_be_visible()
+
+    assert tab.state["tabs"]
+    assert tab.state["button"] == BUTTONS[tab.state["checkout"]]
+    assert [state["checkout"] for state in tab.states] == [None, tab.state["checkout"]]
+    held.let_go()
+    tab.settle()
+
+
+@pytest.mark.parametrize("name", ["Visitor", "Ada", "Grace"])
+def test_wrong_variant_never_shows(tab: Tab, name: str):
+    """Of all states since before the first script, each is empty or right, and nothing moves."""
+    tab.arrive_as(name)
+
+    features = tab.api()["features"]
+    blank, *painted = tab.states
+    assert not any(blank.values())
+    for state in painted:
+        assert state["checkout"] == features["checkout"]
+        assert state["button"] == BUTTONS[features["checkout"]]
+        assert state["gift"] == features["gift-wrapping"]
+        assert state["offer"] == features["web-upgrade-offer"]
+        assert state["tabs"]
+        assert not state["link"]
+        assert not state["banner"]
+    assert tab.page.evaluate("window.shift") == 0
+
+
+def test_each_person_sees_their_own_flags(tab: Tab):
+    """A visitor, Ada, Grace, and the same visitor again: at no moment anybody else's flags."""
+    tab.open()
+    visitor, at_first = tab.person, shown(tab)
+
+    tab.become("Ada")
+    assert (tab.person, shown(tab)) == (ADA, SEEN[ADA])
+    assert tab.flags["web-summer-sale"] == "false"
+    tab.become("Grace")
+    assert (tab.person, shown(tab)) == (GRACE, SEEN[GRACE])
+    assert "15 % off" in tab.page.locator(".lead").inner_text()
+    tab.become("Visitor")
+    assert (tab.person, shown(tab)) == (visitor, at_first)
+
+    seen = {ADA: SEEN[ADA]["checkout"], GRACE: SEEN[GRACE]["checkout"]}
+    for state in tab.states:
+        if state["person"]:
+            assert state["checkout"] == seen.get(state["person"], at_first["checkout"])
+            assert state["gift"] == (state["person"] == ADA)
+            assert state["offer"] == (state["person"] == GRACE)
+
+
+def test_late_answer_is_not_shown_to_the_next_person(tab: Tab):
+    """An answer for the visitor that arrives after Ada's is dropped."""
+    visitor = tab.open().person
+    held = Held(tab.page)
+    with tab.page.expect_request(FLAGS_URL):
+        tab.come_back()
+    with tab.page.expect_response("**/api/session/"):
+        tab.page.get_by_role("button", name="Ada").click()
+
+    held.let_go()
+
+    expect(tab.page.get_by_role("button", name="Ada")).to_have_attribute("aria-pressed", "true")
+    assert (tab.person, shown(tab)) == (ADA, SEEN[ADA])
+    assert {state["person"] for state in tab.states} <= {None, visitor, ADA}
+
+
+def test_flags_of_one_person_do_not_outlive_a_failed_answer(tab: Tab):
+    """After a log-in the flags of the person before are gone, even if no others can be had."""
+    tab.open().become("Ada")
+    tab.page.route(FLAGS_URL, lambda route: route.abort())
+
+    tab.become("Grace")
+
+    assert shown(tab) == {"checkout": None, "gift-wrapping": False, "web-upgrade-offer": False}
+    tab.page.unroute(FLAGS_URL)
+    tab.come_back()
+    expect(tab.page.locator("#distinct-id")).to_have_text(GRACE)
+    assert shown(tab) == SEEN[GRACE]
+
+
+def test_outage_shows_and_passes(tab: Tab, posthog: PostHogServer):
+    """While PostHog is down the page says so and has the defaults; afterwards all is as before."""
+    tab.arrive_as("Ada")
+    banner = tab.page.locator("#outage")
+    expect(banner).to_be_empty()
+
+    posthog.fault = Refuse()
+    until(tab, "fallback")
+    expect(banner).to_contain_text("PostHog is down")
+    assert tab.person == ADA
+    assert tab.state["button"] == "Add to the basket"  # the defaults have no payloads
+    assert shown(tab)["checkout"] == "classic"
+
+    posthog.heal()
+    until(tab, "posthog")
+    expect(banner).to_be_empty()
+    assert shown(tab) == SEEN[ADA]
+
+
+def until(tab: Tab, source: str) -> None:
+    """Come back to the tab again and again, until the flags are from there."""
+    tab.page.evaluate(
+        """source => new Promise(resolve => {
+          const look = () => {
+            if (document.querySelector("#source").textContent === source) return resolve();
+            document.dispatchEvent(new Event("visibilitychange"));
+            setTimeout(look, 200);
+          };
+          look();
+        })""",
+        source,
+    )
+
+
+def test_last_known_flags_stay_while_the_network_is_gone(tab: Tab):
+    """A page that cannot reach its own server keeps what it has, and says so mildly."""
+    tab.arrive_as("Ada")
+
+    tab.page.context.set_offline(True)
+    tab.come_back()
+    expect(tab.page.locator("#outage")).to_contain_text("does not answer")
+    assert shown(tab) == SEEN[ADA]
+
+    tab.page.context.set_offline(False)
+    tab.come_back()
+    expect(tab.page.locator("#outage")).to_be_empty()
+
+
+def test_second_question_costs_a_304(tab: Tab):
+    """The page sends the ETag back and gets a 304 without a body: the wire's, not a cache's."""
+    with tab.asking() as first:
+        tab.page.goto(f"{tab.address}/live/")
+    tab.settle()
+
+    with tab.asking() as second:
+        tab.come_back()
+
+    assert first[0].status == 200
+    etag = first[0].all_headers()["etag"]
+    assert second[0].status == 304  # devtools would say 200 if the browser's cache had answered
+    assert second[0].request.all_headers()["if-none-match"] == etag
+    assert second[0].request.sizes()["responseBodySize"] == 0
+    expect(tab.page.locator("#status")).to_contain_text("304")
+
+
+def test_page_asks_again_when_it_becomes_visible(
+    address: str, new_context: Callable[[], BrowserContext], posthog: PostHogServer
+):
+    """Whoever returns to the tab sees what has changed meanwhile."""
+    tab = Tab(new_context().new_page(), address).open()
+    assert tab.state["tabs"]
+    posthog.flags = {**posthog.flags, "new-navigation": False}
+    posthog.clear()
+
+    until_link = tab.page.get_by_role("link", name="Everything we sell")
+    tab.page.evaluate("""() => { window.back = setInterval(
+        () => document.dispatchEvent(new Event("visibilitychange")), 200) }""")
+
+    expect(until_link).to_be_visible(timeout=PATIENCE * 1000)
+    tab.page.evaluate("clearInterval(window.back)")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_fits_a_phone(tab: Tab, scheme: str):
+    """At 375 pixels nothing sticks out sideways, and text can be told from its ground."""
+    tab.page.emulate_media(color_scheme=scheme)
+    tab.page.set_viewport_size({"width": 375, "height": 700})
+
+    tab.arrive_as("Grace")
+
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == 375
+    assert tab.page.evaluate(CONTRAST) >= 4.5
+
+
+# The lowest contrast of any text on the page, as WCAG counts it.
+CONTRAST = """() => {
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => rgb.slice(0, 3)
+    .map(v => v / 255)
+    .map(v => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const rgba = parse(getComputedStyle(at).backgroundColor);
+      if (rgba.length === 3 || rgba[3] > 0) return rgba;
+    }
+    return [255, 255, 255];
+  };
+  let lowest = 21;
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!own || !element.checkVisibility()) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
+    lowest = Math.min(lowest, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+  }
+  return lowest;
+}"""
+
+
+def test_people_can_be_switched_with_the_keyboard(tab: Tab):
+    """The buttons are buttons: focus and Enter do, and a screen reader hears which is pressed."""
+    tab.open()
+
+    ada = tab.page.get_by_role("button", name="Ada")
+    ada.focus()
+    tab.page.keyboard.press("Enter")
+
+    expect(ada).to_have_attribute("aria-pressed", "true")
+    assert ada.evaluate("element => element === document.activeElement")
+    assert tab.person == ADA

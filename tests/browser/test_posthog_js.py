@@ -1,0 +1,142 @@
+"""The real posthog-js in the page: it knows what the server knows, before it asks and after."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Route
+
+from tests.browser.conftest import FRONTEND
+from tests.browser.tab import Tab
+from tests.posthog_server import PostHogServer, Variant
+
+PEOPLE = ["Visitor", "Ada", "Grace"]
+
+# What posthog-js says: a flag that is off is undefined before its first answer, and false after.
+READ = """keys => Object.fromEntries(keys.map(key => [
+  key, [window.posthog.getFeatureFlag(key, { send_event: false }) || false,
+        window.posthog.getFeatureFlagPayload(key) ?? null]]))"""
+
+
+def expected(tab: Tab) -> dict[str, list[Any]]:
+    """What the server says, in the same form."""
+    answer = tab.api()
+    payloads = answer["payloads"]
+    return {key: [value, payloads.get(key)] for key, value in answer["features"].items()}
+
+
+def read(tab: Tab) -> dict[str, list[Any]]:
+    result: dict[str, list[Any]] = tab.page.evaluate(READ, list(tab.api()["features"]))
+    return result
+
+
+def cut_off(tab: Tab, posthog: PostHogServer) -> list[str]:
+    """Let nothing from the browser through to PostHog; returns what was tried."""
+    tried: list[str] = []
+
+    def refuse(route: Route) -> None:
+        tried.append(route.request.url)
+        route.abort()
+
+    tab.page.route(re.compile(re.escape(posthog.url)), refuse)
+    return tried
+
+
+def agree_after_asking(tab: Tab, posthog: PostHogServer) -> None:
+    """Let posthog-js ask PostHog, and compare again."""
+    tab.page.unroute(re.compile(re.escape(posthog.url)))
+    posthog.clear()
+    tab.page.evaluate(
+        """() => new Promise(resolve => {
+          window.posthog.reloadFeatureFlags();
+          const stop = window.posthog.onFeatureFlags((_flags, _variants, context) => {
+            if (!context?.errorsLoading) resolve();
+          });
+        })"""
+    )
+    posthog.wait_until(lambda: any("Mozilla" in str(one.headers) for one in posthog.requests))
+    asked = [one.body for one in posthog.requests if one.query.get("v") == "2"]
+
+    assert asked
+    assert {body["distinct_id"] for body in asked} == {tab.api()["distinct_id"]}
+    assert read(tab) == expected(tab)
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_bootstrap_of_the_app_agrees(tab: Tab, posthog: PostHogServer, name: str):
+    """Started by `toBootstrap`: the same person and values, first with PostHog out of reach."""
+    tried = cut_off(tab, posthog)
+
+    tab.arrive_as(name)
+    tab.page.wait_for_function("() => window.posthog")
+
+    assert read(tab) == expected(tab)
+    assert tab.page.evaluate("posthog.get_distinct_id()") == tab.api()["distinct_id"]
+    assert not any("/flags" in url for url in tried)
+    agree_after_asking(tab, posthog)
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_bootstrap_of_a_django_page_agrees(
+    address: str, new_context: Callable[[], BrowserContext], posthog: PostHogServer, name: str
+):
+    """Started by `{% posthog_bootstrap %}`, in a browser where posthog-js has never been."""
+    tab = Tab(new_context().new_page(), address)
+    tried = cut_off(tab, posthog)
+    served = "**/posthog-js.mjs"
+    tab.page.route(served, lambda route: route.fulfill(path=FRONTEND / MODULE, content_type=JS))
+    tab.page.route("**/live/assets/*.js", lambda route: route.abort())  # this page has no app
+
+    tab.bring_session_of(name)
+    tab.page.goto(f"{address}/live/")
+    tab.page.evaluate(START, posthog.url)
+
+    assert read(tab) == expected(tab)
+    assert tab.page.evaluate("posthog.get_distinct_id()") == tab.api()["distinct_id"]
+    assert not any("/flags" in url for url in tried)
+    agree_after_asking(tab, posthog)
+
+
+MODULE = "node_modules/posthog-js/dist/module.mjs"
+JS = "text/javascript"
+START = """async host => {
+  const bootstrap = JSON.parse(document.getElementById("posthog-bootstrap").textContent);
+  const { default: posthog } = await import("/posthog-js.mjs");
+  const options = { api_host: host, bootstrap, disable_external_dependency_loading: true };
+  posthog.init("phc_test", options);
+  window.posthog = posthog;
+}"""
+
+
+def test_posthog_js_follows_log_ins(tab: Tab, posthog: PostHogServer):
+    """A visitor, Ada, Grace, the visitor again: posthog-js is always whom the server knows."""
+    tab.open()
+    tab.page.wait_for_function("() => window.posthog")
+
+    for name in ("Ada", "Grace", "Visitor"):
+        tab.become(name)
+        assert tab.page.evaluate("posthog.get_distinct_id()") == tab.api()["distinct_id"]
+        assert read(tab) == expected(tab)
+
+
+def test_markup_in_a_payload_stays_text(tab: Tab, posthog: PostHogServer):
+    """A payload that ends the script element and starts another runs nowhere."""
+    attack = (
+        "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 1'>"
+    )
+    posthog.flags = {**posthog.flags, "checkout": Variant("express", payload={"button": attack})}
+
+    tab.open()
+    tab.page.wait_for_function("() => window.posthog")
+
+    bootstrap = tab.page.locator("#posthog-bootstrap").text_content()
+    assert bootstrap
+    assert tab.page.evaluate("text => JSON.parse(text)", bootstrap)["featureFlagPayloads"][
+        "checkout"
+    ] == {"button": attack}
+    assert tab.page.locator(".buy button").first.inner_text().startswith(attack[:9])
+    assert tab.page.evaluate("window.attacked") is None
+    assert tab.errors == []
