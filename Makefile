@@ -12,6 +12,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PY := .venv/bin/python
 PY_FLOOR := .venv-floor/bin/python
 MANAGE := $(PY) example_project/manage.py
+TESTS := -m pytest --numprocesses auto --dist loadfile
 LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --extra api
 
@@ -56,10 +57,10 @@ posthog: .venv/ready ## start the stand-in PostHog of the tests, for the example
 test: test-newest test-floor ## run every test, on the newest and on the lowest versions
 
 test-newest: .venv/ready $(FRONTEND)/dist/ready ## run every test on the newest versions
-	$(PY) -m pytest
+	$(PY) $(TESTS)
 
 test-floor: .venv-floor/ready ## run every test on the lowest versions
-	$(PY_FLOOR) -m pytest --ignore tests/browser # what they see does not depend on Python's versions
+	$(PY_FLOOR) $(TESTS) --ignore tests/browser # what they see does not depend on Python's versions
 
 check: lint types openapi-check client-check frontend-check wheel-check ## everything but the tests
 
