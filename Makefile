@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-newest test-floor check lint types openapi openapi-check wheel-check \
-	bench lock clean
+	bench bench-outage lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,9 @@ wheel-check: .venv/ready ## build the wheel and use it as a stranger would
 
 bench: .venv/ready ## measure against the predecessor
 	$(PY) -m benchmarks
+
+bench-outage: .venv/ready ## measure through an outage of PostHog, beside the predecessor
+	$(PY) -m benchmarks.outage
 
 lock: .venv-lock/ready ## move the locks to the newest releases
 	$(LOCK) --group dev pyproject.toml --output-file requirements/dev.txt

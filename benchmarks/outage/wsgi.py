@@ -1,0 +1,9 @@
+"""The WSGI application of either site."""
+
+from django.core.wsgi import get_wsgi_application
+
+application = get_wsgi_application()
+
+from benchmarks.project import features  # noqa: E402  # Django comes first
+
+features().configure()
