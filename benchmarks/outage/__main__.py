@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -75,6 +76,8 @@ def report(sides: Sequence[Side], scenario: Scenario) -> str:
 
 def main() -> None:
     options = parser().parse_args()
+    # So that the servers end with this program, also when it is told to.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     scenario = scenario_of(options)
     print(scenario.describe(), file=sys.stderr)
     sides = run(scenario)

@@ -134,12 +134,12 @@ def served(
             "--no-control-socket",
         ]
         with serving(site, "gunicorn", *options, socket_option="--bind=fd://{}") as gunicorn:
-            until(lambda: _booted(gunicorn))
+            until(lambda: _is_ready(gunicorn))
             yield Served(f"{gunicorn.url}{PATH}", cookies, site.directory / "server.log")
 
 
-def _booted(server: Server) -> bool:
-    return server.log().count("Booting worker") == WORKERS
+def _is_ready(server: Server) -> bool:
+    return server.log().count("This worker is ready.") == WORKERS
 
 
 def _prepare(site: OutageSite, scenario: Scenario) -> list[str]:
