@@ -13,6 +13,8 @@ PY := .venv/bin/python
 PY_FLOOR := .venv-floor/bin/python
 MANAGE := $(PY) example_project/manage.py
 TESTS := -m pytest --numprocesses auto --dist loadfile
+# What these see does not depend on the versions of Python and Django.
+ONLY_NEWEST := --ignore tests/browser --ignore tests/test_benchmarks.py
 LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --extra api
 
@@ -29,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install run dev frontend test test-newest test-floor check lint types openapi openapi-check \
-	client client-check frontend-check wheel-check posthog screenshots bench lock clean
+	client client-check frontend-check wheel-check posthog screenshots bench bench-outage lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,7 +62,7 @@ test-newest: .venv/ready $(FRONTEND)/dist/ready ## run every test on the newest 
 	$(PY) $(TESTS)
 
 test-floor: .venv-floor/ready ## run every test on the lowest versions
-	$(PY_FLOOR) $(TESTS) --ignore tests/browser # what they see does not depend on Python's versions
+	$(PY_FLOOR) $(TESTS) $(ONLY_NEWEST)
 
 check: lint types openapi-check client-check frontend-check wheel-check ## everything but the tests
 
@@ -99,6 +101,9 @@ screenshots: .venv/ready $(FRONTEND)/dist/ready ## take the pictures of docs/bro
 
 bench: .venv/ready ## measure against the predecessor
 	$(PY) -m benchmarks
+
+bench-outage: .venv/ready ## measure through an outage of PostHog, beside the predecessor
+	$(PY) -m benchmarks.outage
 
 lock: .venv-lock/ready ## move the locks to the newest releases
 	$(LOCK) --group dev pyproject.toml --output-file requirements/dev.txt

@@ -93,7 +93,7 @@ def shown(value: float, unit: Unit) -> str:
     if unit is Unit.REQUESTS:
         return f"{value:.0f} req"
     for scale, name in ((1, "s"), (1e3, "ms")):
-        if value * scale >= 1:
+        if value * scale >= 0.9995:  # noqa: PLR2004  # what three digits show as 1
             return f"{value * scale:.3g} {name}"
     return f"{value * 1e6:.3g} µs"
 
@@ -103,11 +103,15 @@ LEFT_ALIGNED = 2
 
 
 def table(rows: Iterable[Row]) -> str:
-    lines = [HEADINGS, *(row.cells() for row in rows)]
+    return columns([HEADINGS, *(row.cells() for row in rows)], LEFT_ALIGNED)
+
+
+def columns(lines: Sequence[Sequence[str]], left_aligned: int) -> str:
+    """Lay out cells in columns, the first `left_aligned` of them to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column < LEFT_ALIGNED else cell.rjust(width)
+            cell.ljust(width) if column < left_aligned else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines

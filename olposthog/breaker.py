@@ -183,7 +183,7 @@ class Breaker:
         return permit
 
     def allows(self, permit: Permit) -> bool:
-        """Return whether the call of `permit` still matters; ask before a retry."""
+        """Return whether the outcome of the call still matters; ask before a retry."""
         if permit.probe:
             return self._record.token == permit.token
         return self._record.opened_at is None and self._openings == permit.openings

@@ -117,5 +117,7 @@ class Remote:
             self._breaker.succeeded(permit)
 
     def _may_retry(self, permit: Permit) -> bool:
+        if permit.probe:
+            return False  # one request is the fleet's whole probe
         self._refresh()
         return self._breaker.allows(permit)

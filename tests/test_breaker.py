@@ -415,7 +415,7 @@ def test_a_probe_that_dies_costs_one_window(start, time, cooldown, trip):
     assert [one.permit().probe for one in fleet[1:]] == [True]
 
 
-def test_a_probe_may_retry(process, other, time):
+def test_a_probe_matters_until_the_state_changes(process, other, time):
     """A probe's permit holds until somebody changes the state."""
     process.fail(THRESHOLD)
     time.now += COOLDOWN

@@ -244,6 +244,21 @@ def test_abandoned_calls_are_bounded(posthog: PostHogServer) -> None:
     line.remote.close()
 
 
+def test_a_probe_is_one_request(posthog: PostHogServer) -> None:
+    """What a closed circuit would try again is not tried again by a probe."""
+    clock = Clock()
+    line = Line(posthog, clock, max_retries=3)
+    posthog.fault = Status(502)
+    assert line.ask() is None
+    assert line.breaker.state is State.OPEN
+    calls = len(posthog.flag_calls)
+
+    clock.now += 61
+    assert line.ask() is None
+
+    assert len(posthog.flag_calls) == calls + 1
+
+
 def test_retries_ask_the_breaker(posthog: PostHogServer) -> None:
     """Before a retry the circuit is looked up; if it is open by then, there is none."""
     clock = Clock()

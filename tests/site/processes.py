@@ -254,7 +254,7 @@ class Server:
     """A web server that is running."""
 
     def __init__(self, port: int, log: Path) -> None:
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         self._log = log
 
     def log(self) -> str:
@@ -263,7 +263,7 @@ class Server:
 
     def get(self, path: str = "/api/features/", **cookies: str) -> Answer:
         """Ask for a page, as a new visitor if there are no cookies."""
-        response = requests.get(f"{self._url}{path}", cookies=cookies, timeout=PATIENCE)
+        response = requests.get(f"{self.url}{path}", cookies=cookies, timeout=PATIENCE)
         return Answer(
             status=response.status_code,
             worker=int(response.headers["X-Worker"]),
