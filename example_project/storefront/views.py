@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth import login, logout
 from django.contrib.auth.forms import AuthenticationForm
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -14,13 +13,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_http_methods
 
+from olposthog import conf
 from olposthog.features import for_request, get_feature_flag, get_feature_flag_payload, is_enabled
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog.visibility import is_internal, is_visible
 
 from .identity import identity
 from .models import Customer
-from .templatetags.vite import manifest
+from .templatetags.vite import from_source, manifest
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _rows(snapshot: FlagSnapshot) -> Iterator[dict[str, Any]]:
 @ensure_csrf_cookie  # the browser logs in and out, and reports exposures
 def live(request: HttpRequest) -> HttpResponse:
     """Serve the frontend, with what it needs for a first paint that is right."""
-    if not (settings.FRONTEND_DEV or manifest().exists()):
+    if not (from_source() or manifest().exists()):
         return render(request, "storefront/unbuilt.html", status=503)
     page = {
         "api": "",
@@ -100,9 +100,10 @@ def live(request: HttpRequest) -> HttpResponse:
 
 def _posthog() -> dict[str, str] | None:
     """Return what posthog-js needs, where there is a PostHog."""
-    if not (settings.POSTHOG_ENABLED and settings.POSTHOG_API_HOST):
+    settings = conf.current()
+    if not settings.enabled or settings.offline:
         return None
-    return {"token": settings.POSTHOG_PROJECT_API_KEY, "host": settings.POSTHOG_API_HOST}
+    return {"token": settings.project_api_key, "host": settings.api_host}
 
 
 @never_cache

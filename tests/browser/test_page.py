@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from playwright.sync_api import BrowserContext, expect
@@ -201,7 +202,7 @@ def test_page_asks_again_when_it_becomes_visible(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_fits_a_phone(tab: Tab, scheme: str):
+def test_page_fits_a_phone(tab: Tab, scheme: Literal["light", "dark"]):
     """At 375 pixels nothing sticks out sideways, and text can be told from its ground."""
     tab.page.emulate_media(color_scheme=scheme)
     tab.page.set_viewport_size({"width": 375, "height": 700})

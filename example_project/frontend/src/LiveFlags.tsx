@@ -45,8 +45,7 @@ export function LiveFlags({ session }: { session: Session | null }) {
           <thead>
             <tr>
               <th scope="col">Flag</th>
-              <th scope="col">Value</th>
-              <th scope="col">Payload</th>
+              <th scope="col">Value and payload</th>
             </tr>
           </thead>
           <tbody>
@@ -59,11 +58,9 @@ export function LiveFlags({ session }: { session: Session | null }) {
                   <span className={value === false ? "value off" : "value"}>
                     {typeof value === "string" ? value : value ? "on" : "off"}
                   </span>
-                </td>
-                <td>
-                  {Object.entries(answer?.payloads[key] ?? {}).map(([name, part]) => (
-                    <code key={name} className="part">
-                      {name}: {typeof part === "string" ? part : JSON.stringify(part)}
+                  {parts(answer?.payloads[key]).map((part) => (
+                    <code key={part} className="part">
+                      {part}
                     </code>
                   ))}
                 </td>
@@ -79,4 +76,12 @@ export function LiveFlags({ session }: { session: Session | null }) {
       </p>
     </section>
   );
+}
+
+/** A payload may be any JSON value; an object is shown by its parts. */
+function parts(payload: unknown): string[] {
+  const text = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
+  if (payload === undefined) return [];
+  if (typeof payload !== "object" || payload === null) return [text(payload)];
+  return Object.entries(payload).map(([name, part]) => `${name}: ${text(part)}`);
 }
