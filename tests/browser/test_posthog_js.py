@@ -33,6 +33,10 @@ def read(tab: Tab) -> dict[str, list[Any]]:
     return result
 
 
+def state_of(name: str) -> str:
+    return "anonymous" if name == "Visitor" else "identified"
+
+
 def cut_off(tab: Tab, posthog: PostHogServer) -> list[str]:
     """Let nothing from the browser through to PostHog; returns what was tried."""
     tried: list[str] = []
@@ -75,6 +79,7 @@ def test_bootstrap_of_the_app_agrees(tab: Tab, posthog: PostHogServer, name: str
 
     assert read(tab) == expected(tab)
     assert tab.page.evaluate("posthog.get_distinct_id()") == tab.api()["distinct_id"]
+    assert tab.page.evaluate("posthog.get_property('$user_state')") == state_of(name)
     assert not any("/flags" in url for url in tried)
     agree_after_asking(tab, posthog)
 
@@ -96,6 +101,7 @@ def test_bootstrap_of_a_django_page_agrees(
 
     assert read(tab) == expected(tab)
     assert tab.page.evaluate("posthog.get_distinct_id()") == tab.api()["distinct_id"]
+    assert tab.page.evaluate("posthog.get_property('$user_state')") == state_of(name)
     assert not any("/flags" in url for url in tried)
     agree_after_asking(tab, posthog)
 
@@ -119,6 +125,7 @@ def test_posthog_js_follows_log_ins(tab: Tab, posthog: PostHogServer):
     for name in ("Ada", "Grace", "Visitor"):
         tab.become(name)
         assert tab.page.evaluate("posthog.get_distinct_id()") == tab.api()["distinct_id"]
+        assert tab.page.evaluate("posthog.get_property('$user_state')") == state_of(name)
         assert read(tab) == expected(tab)
 
 
