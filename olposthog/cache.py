@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 READ_SECONDS = 1.0
 """How long a shared cache may take to answer, at most, before it counts as hanging."""
+CLAIM_PAUSES_SECONDS = (0.02, 0.1, 0.2)
+"""How long to wait after an attempt to claim that nobody won."""
 FIRST_READ = 2
 """A process's first question, which connects and imports, may take so many times as long."""
 REST_SECONDS = 1.0
@@ -95,6 +97,8 @@ class SharedCache:
         self._read_seconds = read_seconds
         self._clock = clock
         self._readers = Workers("olposthog-cache-read", size=4, backlog=1000)
+        # Readers may all hang: whether the cache answers again is asked by another thread.
+        self._scout = Workers("olposthog-cache-scout", size=1, backlog=1)
         # A single writer keeps writes in order: an opening must not overtake a closing.
         self._writer = Workers("olposthog-cache-write", size=1, backlog=1000)
         self._rests_until: float | None = None  # None while it answers
@@ -106,6 +110,7 @@ class SharedCache:
     def close(self) -> None:
         """End the threads once they have nothing to do."""
         self._readers.close()
+        self._scout.close()
         self._writer.close()
 
     @property
@@ -134,10 +139,15 @@ class SharedCache:
             return None
 
         def claim(cache: BaseCache) -> bool | None:
-            if cache.add(key, 1, lifetime_seconds):
-                return True
-            # `DatabaseCache` also says False when it cannot write: then nobody has claimed it.
-            return None if cache.get(key) is None else False
+            for pause in CLAIM_PAUSES_SECONDS:
+                if cache.add(key, 1, lifetime_seconds):
+                    return True
+                if cache.get(key) is not None:
+                    return False
+                # `DatabaseCache` also says False when it cannot write: because SQLite is locked
+                # for a moment, perhaps by who is about to win, or because the disk is full.
+                time.sleep(pause)
+            return None
 
         return self._ask(claim, math.inf)
 
@@ -170,6 +180,8 @@ class SharedCache:
 
     def settle(self, seconds: float) -> bool:
         """Wait for the writes before this call; return whether they were done in time."""
+        if not self._writer.threads:
+            return True
         try:
             self._writer.submit(lambda: None).result(seconds)
         except (Saturated, FutureTimeoutError):
@@ -227,7 +239,7 @@ class SharedCache:
                 return True
             self._asks_again = True
         try:
-            self._readers.submit(self._ask_again)
+            self._scout.submit(self._ask_again)
         except Saturated:
             self._asks_again = False
         return True

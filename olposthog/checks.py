@@ -116,10 +116,12 @@ def _shared_cache(settings: conf.Settings) -> Iterator[CheckMessage]:
         )
         return
     cache = django_settings.CACHES[settings.cache_alias]
-    if cache["BACKEND"] == DATABASE_CACHE and "MAX_ENTRIES" not in cache.get("OPTIONS", {}):
+    options: Any = cache.get("OPTIONS", {})
+    most = options.get("MAX_ENTRIES", DATABASE_CACHE_MAX_ENTRIES)
+    if cache["BACKEND"] == DATABASE_CACHE and most <= DATABASE_CACHE_MAX_ENTRIES:
         yield CheckWarning(
-            f"CACHES[{settings.cache_alias!r}] is a DatabaseCache without MAX_ENTRIES: above "
-            f"{DATABASE_CACHE_MAX_ENTRIES} people it throws entries away.",
+            f"CACHES[{settings.cache_alias!r}] is a DatabaseCache of {most} entries: with more "
+            "it throws entries away, long before they expire.",
             hint='Set OPTIONS: {"MAX_ENTRIES": …} to more than the people of one TIMEOUT.',
             id=SMALL_CACHE,
         )

@@ -145,8 +145,8 @@ def _dotted_path(value: Any) -> Callable[..., Any]:
         raise _Refused(expected, 'Name it as text, for example "shop.flags.identity".')
     try:
         found = import_string(value)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise _Refused(expected, f"It cannot be imported: {error}.") from error
+    except Exception as error:  # the module is the site's, and may raise anything
+        raise _Refused(expected, f"It cannot be imported: {error!r}.") from error
     if not callable(found):
         raise _Refused(expected, "What it names cannot be called.")
     return found  # type: ignore[no-any-return]  # import_string is untyped

@@ -23,8 +23,8 @@ from .snapshot import Evaluation
 if TYPE_CHECKING:
     from django.core.cache.backends.base import BaseCache
 
-REFRESH_CLAIM_SECONDS = 600
-"""How long the claim to refresh an entry is kept; it names one evaluation, so once is enough."""
+REFRESH_CLAIM_SECONDS = 120
+"""How long the claim to refresh an entry is kept: longer than a refresh, and than clocks differ."""
 GENERATION_BUCKETS = 64
 """Clearing one person also clears the others of the same bucket, which spares a row for each."""
 

@@ -14,7 +14,9 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from django.db import close_old_connections
@@ -35,6 +37,7 @@ from .query import Query
 from .remote import CALLS, Remote
 from .signals import circuit_closed, circuit_half_opened, circuit_opened
 from .snapshot import Evaluation, FlagSnapshot, Source, answer
+from .sparing import Sparing
 from .visibility import withheld
 
 log = logging.getLogger(__name__)
@@ -103,14 +106,16 @@ class Evaluator:
         )
         self._receivers = Workers("olposthog-signals", size=1, backlog=100)
         self.exposures = Exposures(settings)
+        self.sparing = Sparing(clock)
         gateway = Gateway(settings, connections=CALLS, clock=clock, wall=wall)
         self._remote = Remote(
             gateway,
             self.breaker,
             self._mirror_breaker,
-            slow_seconds=self._flight_seconds * 0.95,
+            slow_seconds=self._flight_seconds * 0.95,  # a call ends a little before its flight
             clock=clock,
         )
+        self._identifiers = Workers("olposthog-identity", size=2, backlog=100)
         self._workers = Workers("olposthog-flight", size=FLIGHTS, backlog=10_000)
         self._flights: Flights[FlagSnapshot] = Flights(self._workers)
         self._refreshes: Flights[None] = Flights(
@@ -138,6 +143,7 @@ class Evaluator:
         if self.poll:
             self.poll.close()
         for part in (
+            self._identifiers,
             self._refreshes,
             self._flights,
             self._remote,
@@ -184,17 +190,21 @@ class Evaluator:
             landed.set_result(self.give_up(query))
             return landed
 
-    def elsewhere(self, job: Callable[[], T]) -> T:
-        """Return what `job` returns in a thread where no event loop runs."""
+    def elsewhere(self, job: Callable[[], T], seconds: float) -> T | None:
+        """Return what `job` returns in a thread where no event loop runs; None if not in time."""
+        context = copy_context()
 
         def do() -> T:
             close_old_connections()
             try:
-                return job()
+                return context.run(job)
             finally:
                 close_old_connections()
 
-        return self._workers.submit(do).result()
+        try:
+            return self._identifiers.submit(do).result(seconds)
+        except (FutureTimeoutError, Saturated):
+            return None
 
     def give_up(self, query: Query) -> FlagSnapshot:
         """Return what is known without PostHog and the shared cache, and remember it.
@@ -230,8 +240,9 @@ class Evaluator:
     def _safely(self, source: Callable[[], T | None]) -> T | None:
         try:
             return source()
-        except Exception:
-            log.exception("Evaluating flags failed in an unforeseen way; FEATURES answers.")
+        except Exception as error:
+            if self.sparing.may_say(type(error).__name__):
+                log.exception("Evaluating flags failed in an unforeseen way; FEATURES answers.")
             return None
 
     def _look_up(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
@@ -272,6 +283,8 @@ class Evaluator:
 
     def _refresh(self, query: Query, found: Found, known: Evaluation, generation: object) -> None:
         """Replace an overdue answer in the background, once in the fleet, and again if it fails."""
+        if self.breaker.state is State.OPEN:
+            return
 
         def refresh() -> None:
             attempt = int(self._entries.overdue(known) // self.settings.trip_threshold_seconds)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from copy import deepcopy
@@ -110,6 +111,8 @@ def for_request(request: HttpRequest, *, runtime: Runtime = Runtime.SERVER) -> F
 
     The answer stays with the request: asked again, it is the same, until another user logs in.
     """
+    if request is None:
+        raise TypeError("for_request() needs a request.")
     return _evaluate("for_request", None, runtime=runtime, request=request)
 
 
@@ -128,7 +131,7 @@ def clear_cache(opt_unique_id: UniqueId = None) -> None:
     Other processes forget theirs within POSTHOG_LOCAL_CACHE_SECONDS.
     """
     if _in_event_loop():
-        log.warning("clear_cache() can block the event loop it runs in; use sync_to_async.")
+        _warn_of_blocking("clear_cache")
     per_process.current().clear(None if opt_unique_id is None else _distinct_id(opt_unique_id))
 
 
@@ -169,10 +172,16 @@ def _evaluate(
         known = evaluator.recent.get(key_of_person(_distinct_id(opt_unique_id)))
         if known is not None:
             return known
+    deadline = time.monotonic() + evaluator.wait_seconds
+    identity: Identity | None
     if about.get("request") and _in_event_loop():
         _warn_of_blocking(caller)
         # Django refuses to read in an event loop who made a request: that takes another thread.
-        identity = evaluator.elsewhere(lambda: _identity(opt_unique_id, about))
+        identity = evaluator.elsewhere(
+            lambda: _identity(opt_unique_id, about), evaluator.wait_seconds
+        )
+        if identity is None:
+            return evaluator.give_up(Query.of(_nobody(), runtime))
     else:
         identity = _identity(opt_unique_id, about)
     query = Query.of(identity, runtime)
@@ -181,30 +190,55 @@ def _evaluate(
         if not about.get("request") and _in_event_loop():
             _warn_of_blocking(caller)
         try:
-            snapshot = evaluator.flight(query).result(evaluator.wait_seconds)
+            snapshot = evaluator.flight(query).result(max(0.0, deadline - time.monotonic()))
         except FutureTimeoutError:
             snapshot = evaluator.give_up(query)
     _keep(about, query, snapshot)
     return snapshot
 
 
+INSTEAD = {
+    "is_enabled": "await ais_enabled()",
+    "get_all_feature_flags": "await aget_all_feature_flags()",
+    "evaluate": "await aevaluate()",
+    "for_request": "await aevaluate(request=...)",
+    "clear_cache": "call it through sync_to_async",
+}
+"""What a coroutine calls in place of a function that can block."""
+
+
 def _warn_of_blocking(caller: str) -> None:
-    log.warning("%s() can block the event loop it runs in; await its async twin.", caller)
+    if per_process.current().sparing.may_say(caller):
+        instead = INSTEAD.get(caller, "await aevaluate() and read it")
+        log.warning("%s() can block the event loop it runs in; %s.", caller, instead)
+
+
+def _nobody() -> Identity:
+    """Return the identity for whom there was no time to find out who asks."""
+    return Identity(conf.current().hostname, anonymous=True)
 
 
 async def _aevaluate(
     opt_unique_id: UniqueId, *, runtime: Runtime = Runtime.SERVER, **about: Unpack[About]
 ) -> FlagSnapshot:
     evaluator = per_process.current()
-    # Who made a request may have to be read from the database.
-    identify_ = sync_to_async(_identity) if about.get("request") else _identity_now
-    query = Query.of(await identify_(opt_unique_id, about), runtime)
+    deadline = time.monotonic() + evaluator.wait_seconds
+    if about.get("request"):
+        # Who made a request may have to be read from the database.
+        identifying = sync_to_async(_identity)(opt_unique_id, about)
+        try:
+            identity = await asyncio.wait_for(identifying, evaluator.wait_seconds)
+        except TimeoutError:
+            return evaluator.give_up(Query.of(_nobody(), runtime))
+    else:
+        identity = _identity(opt_unique_id, about)
+    query = Query.of(identity, runtime)
     snapshot = _kept(about, query) or evaluator.at_hand(query)
     if snapshot is None:
         # Others may share the flight: a caller that is cancelled must not take it along.
         flight = asyncio.shield(asyncio.wrap_future(evaluator.flight(query)))
         try:
-            snapshot = await asyncio.wait_for(flight, evaluator.wait_seconds)
+            snapshot = await asyncio.wait_for(flight, max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             snapshot = evaluator.give_up(query)
     _keep(about, query, snapshot)
@@ -212,6 +246,12 @@ async def _aevaluate(
 
 
 def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
+    unknown = about.keys() - About.__annotations__.keys()
+    if unknown:
+        raise TypeError(
+            f"There is no argument {', '.join(sorted(unknown))}; there are opt_unique_id, "
+            f"{', '.join(About.__annotations__)}."
+        )
     request = about.get("request")
     if request is None:
         return Identity(
@@ -223,10 +263,6 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
     if opt_unique_id is not None or sum(value is not None for value in about.values()) > 1:
         raise TypeError("Give a request, or an id and what is known about it, but not both.")
     return identify(request)
-
-
-async def _identity_now(opt_unique_id: UniqueId, about: About) -> Identity:
-    return _identity(opt_unique_id, about)
 
 
 def _distinct_id(unique_id: UniqueId) -> str:

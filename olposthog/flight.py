@@ -32,6 +32,11 @@ class Workers:
         self._threads = 0
         self._closed = False
 
+    @property
+    def threads(self) -> int:
+        """How many threads have been started."""
+        return self._threads
+
     def close(self) -> None:
         """Take no more jobs; the threads end as soon as they have nothing to do."""
         with self._changed:

@@ -135,7 +135,9 @@ def default_identity(request: HttpRequest) -> Identity:
     if user is not None and user.is_authenticated:
         # A user without a primary key, as some authentications make up, is nobody in particular.
         key = getattr(user, "pk", None)
-        return Identity(conf.current().hostname if key is None else str(key))
+        if key is None:
+            return Identity(conf.current().hostname, anonymous=True)
+        return Identity(str(key))
     trusted = conf.current().trust_browser_id and not user_ids_may_be_uuids()
     browser_id = _browser_id(request) if trusted else None
     return Identity(browser_id or _anonymous_id(request), anonymous=True)

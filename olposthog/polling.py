@@ -2,7 +2,7 @@
 
 PostHog bills each fetch as ten requests, so the fleet makes one in POSTHOG_POLL_INTERVAL. The
 definitions stand in the shared cache without an expiry, and stay in use while PostHog has nothing
-new, fails, or refuses. All work is done in one background thread of each process.
+new, fails, or refuses. All work is done in background threads: one looks, and two fetch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from .cache import READ_SECONDS, SharedCache
@@ -72,7 +72,8 @@ class Head:
     def from_text(cls, text: object) -> Head | None:
         """Read what `to_text` wrote; anything else is None."""
         try:
-            head = cls(**json.loads(text))  # type: ignore[arg-type]  # whatever the cache holds
+            stored = json.loads(text)  # type: ignore[arg-type]  # whatever the cache holds
+            head = cls(**{one.name: stored[one.name] for one in fields(cls) if one.name in stored})
             texts = (head.token, head.digest, head.failure, head.etag or "")
             if not all(isinstance(one, str) for one in texts) or not math.isfinite(head.checked_at):
                 return None

@@ -15,6 +15,7 @@ from .gateway import Gateway
 from .identity import Identity
 from .protocol import PostHogError
 from .snapshot import Evaluation, Runtime
+from .sparing import Sparing
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,6 @@ CALLS = 16
 """How many calls to PostHog one process has under way at most, abandoned ones included."""
 OUTCOMES = Tally("calls", ("succeeded", "failed", "slow"))
 """How calls for a person's flags ended."""
-COMPLAINT_SECONDS = 60.0
-"""A process says at most this often that PostHog gave no flags."""
 
 
 class Remote:
@@ -44,7 +43,7 @@ class Remote:
         self._slow_seconds = slow_seconds
         self._clock = clock
         self._workers = Workers("olposthog-call", size=CALLS, backlog=CALLS)
-        self._complained_at = -float("inf")
+        self._sparing = Sparing(clock)
 
     def close(self) -> None:
         """Make no more calls."""
@@ -98,8 +97,7 @@ class Remote:
         return evaluation
 
     def _complain(self, error: PostHogError) -> None:
-        if self._clock() - self._complained_at >= COMPLAINT_SECONDS:
-            self._complained_at = self._clock()
+        if self._sparing.may_say("no flags"):
             log.warning(
                 "PostHog gave no flags (%s); cached and fallback values answer.%s",
                 error,

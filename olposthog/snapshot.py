@@ -109,7 +109,7 @@ class FlagSnapshot:
     """The flags of one person at one moment.
 
     Reading it costs nothing and reports no exposure; it can be kept, passed on and read from any
-    thread, and never changes.
+    thread. Its values never change; what payloads hold is everybody's, so copy it to change it.
     """
 
     distinct_id: str

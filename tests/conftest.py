@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 import posthog as posthog_sdk
@@ -61,6 +62,9 @@ def _fresh() -> Iterator[None]:
 def forget_process() -> None:
     """Make this process a new one, as far as flags go: only the shared cache stays."""
     per_process.reset()
+    for thread in threading.enumerate():
+        if thread.name.startswith("olposthog-cache-write"):
+            thread.join(0.5)  # what it writes late would be another test's surprise
 
 
 @pytest.fixture

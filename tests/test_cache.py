@@ -799,7 +799,6 @@ def test_a_closed_cache_answers_at_once(share):
 
     assert shared.get_many(["ada"], PATIENCE) is None
     assert shared.later(lambda cache: cache.set("ada", "answer")) is False
-    assert shared.settle(PATIENCE) is False
 
 
 def test_a_read_may_take_a_second():

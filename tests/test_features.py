@@ -489,13 +489,15 @@ def test_blocking_call_in_a_loop_is_logged(
         return function()
 
     in_loop = asyncio.run(ask())
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{name}() can block the event loop it runs in; await its async twin."
-    ]
+    (line,) = caplog.messages
+    assert line.startswith(f"{name}() can block the event loop it runs in; ")
+    assert "aevaluate()" in line or "await a" in line
+
     caplog.clear()
+    again = asyncio.run(ask())
+    assert caplog.records == []
     if name != "for_request":
-        assert asyncio.run(ask()) == in_loop
-        assert caplog.records == []
+        assert again == in_loop
 
 
 def test_request_of_a_user_is_answered_in_a_loop(
@@ -515,8 +517,41 @@ def test_request_of_a_user_is_answered_in_a_loop(
 
     assert asyncio.run(ask()) == "42"
     assert caplog.messages == [
-        "for_request() can block the event loop it runs in; await its async twin."
+        "for_request() can block the event loop it runs in; await aevaluate(request=...)."
     ]
+
+
+def test_finding_out_who_asks_has_its_time(enabled: PostHogServer, settings: Settings) -> None:
+    """In a loop, who asks is found out in a thread: if that hangs, the fallback answers."""
+    settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 0.3
+    settings.FEATURES = {"beta": True}
+    released = threading.Event()
+    request: Any = RequestFactory().get("/")
+    request.user = SimpleLazyObject(lambda: released.wait(30))
+
+    async def ask() -> FlagSnapshot:
+        return for_request(request)
+
+    snapshot = asyncio.run(ask())
+    released.set()
+
+    assert (snapshot.source, snapshot.flags) == (Source.FALLBACK, {"beta": True})
+    assert enabled.flag_calls == []
+
+
+@pytest.mark.parametrize("about", [{"unique_id": "42"}, {"person_propertys": {}}], ids=str)
+def test_unknown_argument_is_refused(enabled: PostHogServer, about: Any) -> None:
+    """A misspelt argument is the caller's mistake, not a question about the server."""
+    with pytest.raises(TypeError, match=next(iter(about))):
+        evaluate(**about)
+    with pytest.raises(TypeError, match=next(iter(about))):
+        asyncio.run(aevaluate(**about))
+
+
+def test_for_request_needs_a_request(enabled: PostHogServer) -> None:
+    """Without one the answer would be about the server."""
+    with pytest.raises(TypeError, match="needs a request"):
+        for_request(None)  # type: ignore[arg-type]  # on purpose
 
 
 def test_clearing_in_a_loop_is_logged(
@@ -530,7 +565,7 @@ def test_clearing_in_a_loop_is_logged(
     asyncio.run(clear())
 
     assert caplog.messages == [
-        "clear_cache() can block the event loop it runs in; use sync_to_async."
+        "clear_cache() can block the event loop it runs in; call it through sync_to_async."
     ]
 
 

@@ -51,7 +51,10 @@ def install_client() -> None:
 def capture(
     event: str, distinct_id: str, properties: dict[str, Any], groups: dict[str, str]
 ) -> None:
-    """Queue an event for PostHog; a background thread delivers it. Never waits, never raises."""
+    """Queue an event for PostHog; a background thread delivers it. Never raises.
+
+    The first one builds the client, which takes some hundredths of a second.
+    """
     try:
         client().capture(event, distinct_id=distinct_id, properties=properties, groups=groups)
     except Exception:
