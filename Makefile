@@ -31,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install run dev frontend test test-newest test-floor check lint types openapi openapi-check \
-	client client-check frontend-check wheel-check posthog screenshots bench bench-outage lock clean
+	client client-check frontend-check wheel-check run-check posthog screenshots bench bench-outage lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,7 +64,7 @@ test-newest: .venv/ready $(FRONTEND)/dist/ready ## run every test on the newest 
 test-floor: .venv-floor/ready ## run every test on the lowest versions
 	$(PY_FLOOR) $(TESTS) $(ONLY_NEWEST)
 
-check: lint types openapi-check client-check frontend-check wheel-check ## everything but the tests
+check: lint types openapi-check client-check frontend-check wheel-check run-check ## everything but the tests
 
 lint: .venv/ready ## judge the code's style
 	$(PY) -m ruff check
@@ -95,6 +95,9 @@ frontend-check: $(FRONTEND)/node_modules/ready ## check the frontend's types and
 
 wheel-check: .venv/ready ## build the wheel and use it as a stranger would
 	$(PY) scripts/check_wheel.py
+
+run-check: .venv/ready $(FRONTEND)/dist/ready ## start the example twice, and use it
+	$(PY) scripts/check_run.py
 
 screenshots: .venv/ready $(FRONTEND)/dist/ready ## take the pictures of docs/browser.md anew
 	$(PY) -m tests.browser.screenshots

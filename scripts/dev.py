@@ -33,12 +33,17 @@ def main() -> int:
         for folder, command in COMMANDS.items()
     ]
     for process in processes:
-        threading.Thread(target=lambda one=process: (one.wait(), ended.set()), daemon=True).start()
+        threading.Thread(target=_tell_of_its_end, args=(process, ended), daemon=True).start()
     ended.wait()
     failed = any(process.poll() for process in processes)  # one ended by itself, and not well
     for process in processes:
         _end(process)
     return int(failed)
+
+
+def _tell_of_its_end(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+    process.wait()
+    ended.set()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -14,7 +14,9 @@ from django.test import Client
 from django.urls import include, path
 
 from olposthog.conf import Settings
+from olposthog.evaluation import Evaluator
 from olposthog.features import configure
+from olposthog.flight import Workers
 from tests.posthog_server import PostHogServer, Variant
 from tests.test_exposures import delivered
 
@@ -80,6 +82,48 @@ def test_links_lead_somewhere(page: Path) -> None:
     """Every link to a file of the project names one that exists."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading gets, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_anchors_lead_to_headings(page: Path) -> None:
+    """Every link to a part of a page names a heading that it has."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
+        text = (page.parent / target if target else page).read_text()
+        assert anchor in map(slug, re.findall(r"^#+ (.*)$", text, re.MULTILINE)), anchor
+
+
+def test_every_line_of_the_log_is_explained() -> None:
+    """What is logged above DEBUG stands, as far as it is always the same, on the outages page."""
+    page = (ROOT / "docs/outages.md").read_text()
+    for module in sorted((ROOT / "olposthog").rglob("*.py")):
+        calls = re.findall(
+            r"log\.(?:info|warning|error|exception)\(\s*\"(.*?)\"", module.read_text()
+        )
+        for line in calls:
+            beginning = re.split(r"%[rsg]", line)
+            longest = max(beginning, key=len).strip(" ():;,.")
+            assert longest in page, line
+
+
+def test_thread_bounds_are_those_of_the_code() -> None:
+    """The number of threads that the pages name is the sum of what an evaluator can start."""
+    settings = Settings(
+        enabled=True, project_api_key="k", personal_api_key="k", api_host="http://h"
+    )
+    evaluator = Evaluator(settings)
+    assert evaluator.poll
+    parts = [evaluator, evaluator.shared, evaluator._remote, evaluator._ledger, evaluator.poll]
+    sizes = [one._size for part in parts for one in vars(part).values() if isinstance(one, Workers)]
+    refreshers = evaluator._refreshes._workers._size
+    total = sum(sizes) + refreshers + 1  # the one that looks for definitions
+
+    production = (ROOT / "docs/production.md").read_text()
+    assert f"at most {total} threads" in " ".join(production.split())
 
 
 def test_settings_page_lists_every_setting_with_its_default() -> None:
