@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods
 
 from olposthog import conf
 from olposthog.features import for_request, get_feature_flag, get_feature_flag_payload, is_enabled
+from olposthog.identity import identify
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog.visibility import is_internal, is_visible
 
@@ -122,7 +123,7 @@ def session(request: HttpRequest) -> HttpResponse:
 
 
 def _session(request: HttpRequest) -> dict[str, str | None]:
-    user = request.user
+    user, person = request.user, identify(request).distinct_id
     if not isinstance(user, Customer):
-        return {"username": None, "plan": None}
-    return {"username": user.get_username(), "plan": user.plan}
+        return {"distinct_id": person, "username": None, "plan": None}
+    return {"distinct_id": person, "username": user.get_username(), "plan": user.plan}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from playwright.sync_api import Page, Request, Response, Route, expect
+from playwright.sync_api import Error, Locator, Page, Request, Response, Route, expect
 
 from tests.posthog_wire import Flag, Variant
 
@@ -62,6 +62,7 @@ RECORDER = """
   window.states = [];
   const note = () => {
     const state = JSON.stringify({
+      name: text(".people [aria-pressed=true]")?.split(" ")[0] ?? null,
       person: text("#distinct-id"),
       checkout: document.querySelector(".teas")?.dataset.checkout ?? null,
       button: text(".buy button")?.split(":")[0] ?? null,
@@ -142,10 +143,17 @@ class Tab:
 
     def become(self, name: str) -> Tab:
         """Log in, or out, with the page's own buttons."""
-        button = self.page.get_by_role("button", name=name)
-        button.click()
-        expect(button).to_have_attribute("aria-pressed", "true")
+        self.button(name).click()
+        self.expect_name(name)
         return self
+
+    def button(self, name: str) -> Locator:
+        """The button that makes this person the one who is shopping."""
+        return self.page.get_by_role("button", name=name)
+
+    def expect_name(self, name: str) -> None:
+        """Wait until the page says that this person is shopping."""
+        expect(self.button(name)).to_have_attribute("aria-pressed", "true")
 
     def wait_for_reports(self, count: int) -> list[Request]:
         """Wait until this many exposures were answered since the page was opened; return them."""
@@ -221,7 +229,8 @@ class Held:
         routes, self._routes = self._routes, None
         assert routes
         for route in routes:
-            route.continue_()
+            with suppress(Error):  # the page may have given up on it
+                route.continue_()
 
 
 FLAGS_URL = "**/api/features/"

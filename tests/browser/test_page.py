@@ -82,8 +82,10 @@ def test_each_person_sees_their_own_flags(tab: Tab):
     assert (tab.person, shown(tab)) == (visitor, at_first)
 
     seen = {ADA: SEEN[ADA]["checkout"], GRACE: SEEN[GRACE]["checkout"]}
+    names = {ADA: "Ada", GRACE: "Grace", visitor: "Visitor"}
     for state in tab.states:
         if state["person"]:
+            assert state["name"] == names[state["person"]]
             assert state["checkout"] == seen.get(state["person"], at_first["checkout"])
             assert state["gift"] == (state["person"] == ADA)
             assert state["offer"] == (state["person"] == GRACE)
@@ -110,6 +112,39 @@ def test_late_answer_is_not_shown_to_the_next_person(tab: Tab):
     assert (tab.person, shown(tab)) == (ADA, SEEN[ADA])
     people = [state["person"] for state in tab.states]
     assert visitor["distinct_id"] not in people[people.index(ADA) :]
+
+
+def test_question_during_a_log_in_shows_no_name_over_older_flags(tab: Tab):
+    """Ada's name waits for her flags, also if the page asks again before they are there."""
+    tab.page.add_init_script(NO_POLLING)
+    visitor = tab.open().person
+    at_first = shown(tab)
+    held = Held(tab.page)
+    with tab.page.expect_request(FLAGS_URL):
+        tab.button("Ada").click()
+
+    with tab.page.expect_request(FLAGS_URL):
+        tab.come_back()
+
+    assert tab.state["name"] == "Visitor"
+    assert (tab.person, shown(tab)) == (visitor, at_first)
+    held.let_go()
+    tab.expect_name("Ada")
+    assert (tab.person, shown(tab)) == (ADA, SEEN[ADA])
+    people = {(state["name"], state["person"]) for state in tab.states if state["person"]}
+    assert people == {("Visitor", visitor), ("Ada", ADA)}
+
+
+def test_page_follows_a_log_in_of_another_tab(tab: Tab):
+    """Flags and name are Ada's once the page has asked again."""
+    tab.open()
+
+    tab.bring_session_of("Ada")
+    tab.come_back()
+
+    tab.expect_name("Ada")
+    assert (tab.person, shown(tab)) == (ADA, SEEN[ADA])
+    assert ("Visitor", ADA) not in {(state["name"], state["person"]) for state in tab.states}
 
 
 def test_flags_of_one_person_do_not_outlive_a_failed_answer(tab: Tab):
@@ -169,6 +204,46 @@ def test_last_known_flags_stay_while_the_network_is_gone(tab: Tab):
     tab.page.context.set_offline(False)
     tab.come_back()
     expect(tab.page.locator("#outage")).to_be_empty()
+
+
+@pytest.mark.parametrize("status", [401, 403, 429])
+def test_refusal_is_an_answer(tab: Tab, status: int):
+    """A shop that refuses is no shop that does not answer; the last known values stay."""
+    tab.page.add_init_script(NO_POLLING)
+    tab.arrive_as("Ada")
+
+    tab.page.route(FLAGS_URL, lambda route: route.fulfill(status=status, json={"detail": "No."}))
+    tab.come_back()
+
+    expect(tab.page.locator("#status")).to_have_text(str(status))
+    expect(tab.page.locator("#outage")).to_be_empty()
+    assert (tab.person, shown(tab)) == (ADA, SEEN[ADA])
+
+
+def test_failure_of_the_shop_is_no_answer(tab: Tab):
+    """An error of the server is told as the network's is."""
+    tab.page.add_init_script(NO_POLLING)
+    tab.arrive_as("Ada")
+
+    tab.page.route(FLAGS_URL, lambda route: route.fulfill(status=502, body="Bad gateway"))
+    tab.come_back()
+
+    expect(tab.page.locator("#outage")).to_contain_text("does not answer")
+    assert (tab.person, shown(tab)) == (ADA, SEEN[ADA])
+
+
+def test_empty_value_is_off(tab: Tab):
+    """A flag whose value is an empty text shows what it shows when it is off."""
+    tab.page.add_init_script(NO_POLLING)
+    answer = tab.open().api()
+    assert tab.state["tabs"]
+
+    empty = answer["features"] | {"new-navigation": ""}
+    tab.page.route(FLAGS_URL, lambda route: route.fulfill(json=answer | {"features": empty}))
+    tab.come_back()
+
+    expect(tab.page.locator("nav[aria-label=Shop]")).to_have_text("Everything we sell")
+    expect(tab.page.locator("tr[data-flag=new-navigation] .value.off")).to_have_text("off")
 
 
 def test_second_question_costs_a_304(tab: Tab):

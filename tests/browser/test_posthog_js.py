@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Route
+from playwright.sync_api import BrowserContext, Route, expect
 
-from tests.browser.conftest import FRONTEND
-from tests.browser.tab import Tab
+from tests.browser.conftest import FRONTEND, node
+from tests.browser.tab import ADA, FLAGS_URL, GRACE, Held, Tab
+from tests.browser.test_page import NO_POLLING
 from tests.posthog_server import PostHogServer, Variant
 
 PEOPLE = ["Visitor", "Ada", "Grace"]
@@ -35,6 +39,14 @@ def read(tab: Tab) -> dict[str, list[Any]]:
 
 def state_of(name: str) -> str:
     return "anonymous" if name == "Visitor" else "identified"
+
+
+def known(tab: Tab) -> tuple[str, str]:
+    """Whom posthog-js knows, and how."""
+    return (
+        tab.page.evaluate("posthog.get_distinct_id()"),
+        tab.page.evaluate("posthog.get_property('$user_state')"),
+    )
 
 
 def cut_off(tab: Tab, posthog: PostHogServer) -> list[str]:
@@ -78,8 +90,7 @@ def test_bootstrap_of_the_app_agrees(tab: Tab, posthog: PostHogServer, name: str
     tab.page.wait_for_function("() => window.posthog")
 
     assert read(tab) == expected(tab)
-    assert tab.page.evaluate("posthog.get_distinct_id()") == tab.api()["distinct_id"]
-    assert tab.page.evaluate("posthog.get_property('$user_state')") == state_of(name)
+    assert known(tab) == (tab.api()["distinct_id"], state_of(name))
     assert not any("/flags" in url for url in tried)
     agree_after_asking(tab, posthog)
 
@@ -100,8 +111,7 @@ def test_bootstrap_of_a_django_page_agrees(
     tab.page.evaluate(START, posthog.url)
 
     assert read(tab) == expected(tab)
-    assert tab.page.evaluate("posthog.get_distinct_id()") == tab.api()["distinct_id"]
-    assert tab.page.evaluate("posthog.get_property('$user_state')") == state_of(name)
+    assert known(tab) == (tab.api()["distinct_id"], state_of(name))
     assert not any("/flags" in url for url in tried)
     agree_after_asking(tab, posthog)
 
@@ -124,9 +134,137 @@ def test_posthog_js_follows_log_ins(tab: Tab, posthog: PostHogServer):
 
     for name in ("Ada", "Grace", "Visitor"):
         tab.become(name)
-        assert tab.page.evaluate("posthog.get_distinct_id()") == tab.api()["distinct_id"]
-        assert tab.page.evaluate("posthog.get_property('$user_state')") == state_of(name)
+        assert known(tab) == (tab.api()["distinct_id"], state_of(name))
         assert read(tab) == expected(tab)
+
+
+def test_question_during_a_log_in_identifies_no_visitor(tab: Tab, posthog: PostHogServer):
+    """Until Ada's answer is there posthog-js knows the visitor, and as nobody who logged in."""
+    tab.page.add_init_script(NO_POLLING)
+    visitor = tab.open().person
+    tab.page.wait_for_function("() => window.posthog")
+    held = Held(tab.page)
+    with tab.page.expect_request(FLAGS_URL):
+        tab.button("Ada").click()
+
+    with tab.page.expect_request(FLAGS_URL):
+        tab.come_back()
+
+    assert known(tab) == (visitor, "anonymous")
+    held.let_go()
+    tab.expect_name("Ada")
+    assert known(tab) == (ADA, "identified")
+    assert read(tab) == expected(tab)
+
+
+def test_posthog_js_follows_a_log_in_of_another_tab(tab: Tab, posthog: PostHogServer):
+    """The cookies are Ada's all at once: so is posthog-js once the page has asked again."""
+    tab.open()
+    tab.page.wait_for_function("() => window.posthog")
+
+    tab.bring_session_of("Ada")
+    tab.come_back()
+
+    tab.expect_name("Ada")
+    assert known(tab) == (ADA, "identified")
+    assert read(tab) == expected(tab)
+
+
+def test_log_in_while_posthog_js_loads(tab: Tab, posthog: PostHogServer):
+    """It starts as the person of that moment, not as the one of the moment when it was wanted."""
+    loading: list[Route] = []
+
+    def hold(route: Route) -> None:
+        loading.append(route)
+
+    tab.page.route(CHUNK, hold)
+    tab.open().become("Ada")
+
+    loading[0].continue_()
+    tab.page.wait_for_function("() => window.posthog")
+
+    assert known(tab) == (ADA, "identified")
+    assert read(tab) == expected(tab)
+
+
+CHUNK = "**/live/assets/module-*.js"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_log_in_around_the_first_answer(tab: Tab, posthog: PostHogServer, moment: str):
+    """A log-in in another tab, while the page still opens, does not make a user of the visitor."""
+    tab.page.add_init_script(NO_POLLING)
+
+    def answer(route: Route) -> None:
+        visitors = route.fetch()
+        tab.bring_session_of("Ada")
+        if moment == "before":
+            route.continue_()
+        else:
+            route.fulfill(response=visitors)
+
+    tab.page.route(FLAGS_URL, answer, times=1)
+    tab.open()
+    tab.page.wait_for_function("() => window.posthog")
+
+    assert (tab.person == ADA) == (moment == "before")
+    assert known(tab) == (tab.person, "identified" if moment == "before" else "anonymous")
+    tab.come_back()
+    tab.expect_name("Ada")
+    assert known(tab) == (ADA, "identified")
+
+
+def test_person_of_an_earlier_visit_is_forgotten(tab: Tab, posthog: PostHogServer):
+    """posthog-js remembers Ada; the next page is Grace's, who logged in somewhere else."""
+    tab.arrive_as("Ada")
+    tab.page.wait_for_function("() => window.posthog")
+    assert known(tab) == (ADA, "identified")
+
+    tab.arrive_as("Grace")
+    tab.page.wait_for_function("() => window.posthog")
+
+    assert known(tab) == (GRACE, "identified")
+    assert read(tab) == expected(tab)
+
+
+def test_page_works_without_posthog_js(tab: Tab):
+    """A blocker that stops it costs the page nothing, and makes no error."""
+    tab.page.route(CHUNK, lambda route: route.abort())
+
+    tab.open().become("Ada")
+
+    expect(tab.page.locator("#distinct-id")).to_have_text(ADA)
+    assert tab.page.evaluate("window.posthog") is None
+    assert tab.errors == []
+
+
+def test_bootstrap_has_what_is_on(frontend: Path):
+    """`toBootstrap` drops every value that is off, an empty text among them, as Python's does."""
+    answer = {
+        "distinct_id": ADA,
+        "source": "posthog",
+        "features": {"on": True, "variant": "express", "off": False, "empty": ""},
+        "payloads": {"variant": 1, "off": 2, "empty": 3},
+    }
+    script = (
+        'import { toBootstrap } from "./src/features/bootstrap.ts";'
+        f"console.log(JSON.stringify(toBootstrap({json.dumps(answer)}, true)));"
+    )
+
+    made = subprocess.run(
+        [node(), "--input-type=module", "--eval", script],
+        cwd=frontend,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert json.loads(made.stdout) == {
+        "distinctID": ADA,
+        "isIdentifiedID": True,
+        "featureFlags": {"on": True, "variant": "express"},
+        "featureFlagPayloads": {"variant": 1},
+    }
 
 
 def test_markup_in_a_payload_stays_text(tab: Tab, posthog: PostHogServer):

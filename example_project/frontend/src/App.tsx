@@ -1,40 +1,38 @@
-import { useEffect, useState } from "react";
-import { flushSync } from "react-dom";
-import { followPerson } from "./analytics";
+import { useEffect, useState, useSyncExternalStore } from "react";
 import { Banner } from "./Banner";
-import { toBootstrap } from "./features/bootstrap";
-import { Feature } from "./features/react";
+import { Feature, useFeatures } from "./features/react";
 import type { FeatureStore } from "./features/store";
 import { LiveFlags } from "./LiveFlags";
 import { People } from "./People";
-import type { Session, SessionApi } from "./session";
+import type { SessionApi } from "./session";
 import { Teas } from "./Teas";
 
 interface Props {
   store: FeatureStore;
   sessions: SessionApi;
-  session: Session | null;
 }
 
-export function App({ store, sessions, session: initial }: Props) {
-  const [session, setSession] = useState(initial);
+export function App({ store, sessions }: Props) {
+  const features = useFeatures();
+  const person = features.answer?.distinct_id;
+  // Found by the id in the answer, so that name and flags change in the same frame.
+  const session = useSyncExternalStore(sessions.subscribe, () => sessions.of(person));
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState("");
 
+  // Nobody known has come, by a log-in in another tab for example. Should it be yet another who is
+  // known then, or the question fail, the next answer asks again.
   useEffect(() => {
-    if (!initial) void sessions.current().then(setSession, () => undefined);
-  }, [initial, sessions]);
+    if (person && !sessions.of(person)) void sessions.current().catch(() => undefined);
+  }, [features, person, sessions]);
 
   async function become(username: string | null) {
     setBusy(true);
     setProblem("");
     try {
       // The password is no secret in a demo; a shop has a form.
-      const next = await (username ? sessions.logIn(username, "demo") : sessions.logOut());
+      await (username ? sessions.logIn(username, "demo") : sessions.logOut());
       await store.personChanged();
-      flushSync(() => setSession(next)); // the name changes in the same frame as the flags
-      const { answer } = store.getState();
-      if (answer) followPerson(toBootstrap(answer, next.username !== null));
     } catch (error) {
       setProblem(error instanceof Error ? error.message : String(error));
     }

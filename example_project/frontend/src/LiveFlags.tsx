@@ -37,7 +37,7 @@ export function LiveFlags({ session }: { session: Session | null }) {
         </div>
         <div>
           <dt>The last answer</dt>
-          <dd id="status">{reachable ? STATUSES[status ?? 0] : "none"}</dd>
+          <dd id="status">{reachable ? (STATUSES[status ?? 0] ?? status) : "none"}</dd>
         </div>
       </dl>
       <div className="scroll" tabIndex={0} role="region" aria-labelledby="flags-title">
@@ -55,8 +55,8 @@ export function LiveFlags({ session }: { session: Session | null }) {
                   <code>{key}</code>
                 </th>
                 <td>
-                  <span className={value === false ? "value off" : "value"}>
-                    {typeof value === "string" ? value : value ? "on" : "off"}
+                  <span className={value ? "value" : "value off"}>
+                    {value === true ? "on" : value || "off"}
                   </span>
                   {parts(answer?.payloads[key]).map((part) => (
                     <code key={part} className="part">

@@ -14,7 +14,7 @@ export interface Bootstrap {
 
 /** Make posthog-js's bootstrap of an answer. `identified` says whether the person is logged in. */
 export function toBootstrap(answer: Answer, identified: boolean): Bootstrap {
-  const on = Object.entries(answer.features).filter(([, value]) => value !== false);
+  const on = Object.entries(answer.features).filter(([, value]) => value);
   const keys = new Set(on.map(([key]) => key));
   return {
     distinctID: answer.distinct_id,

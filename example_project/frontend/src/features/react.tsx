@@ -67,6 +67,6 @@ export function Feature({ name, fallback = null, children }: FeatureProps) {
   const value = useFeature(name);
   const payload = useFeaturePayload(name);
   if (value === undefined) return null;
-  if (value === false) return fallback;
+  if (!value) return fallback;
   return typeof children === "function" ? children(value, payload) : children;
 }

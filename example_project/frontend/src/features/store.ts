@@ -5,9 +5,9 @@ import type { Answer, Api, FeatureKey, FeatureValue } from "../api/client";
 export interface State {
   /** The last known answer; null before the first one. Never another person's. */
   readonly answer: Answer | null;
-  /** Whether the API itself answered when it was last asked. */
+  /** Whether the API itself answered when it was last asked, be it with a refusal. */
   readonly reachable: boolean;
-  /** The status of the API's last answer: 304 when nothing had changed. */
+  /** The status of the API's last answer: 304 when nothing had changed, null when none came. */
   readonly status: number | null;
 }
 
@@ -19,6 +19,7 @@ export class FeatureStore {
   #etag: string | null = null;
   #personIsNew = false;
   #flight: AbortController | null = null;
+  #newest: Promise<void> = Promise.resolve();
 
   /** `initial` is what the page itself brought, so that the first paint is right. */
   constructor(api: Api, initial: Answer | null = null) {
@@ -45,34 +46,38 @@ export class FeatureStore {
   }
 
   /** Ask again. An unchanged answer costs a 304; without an answer the last known one stays. */
-  async refetch(): Promise<void> {
+  refetch(): Promise<void> {
     this.#flight?.abort(); // it may be about the person before
-    const flight = (this.#flight = new AbortController());
+    this.#flight = new AbortController();
+    return (this.#newest = this.#fetch(this.#flight.signal));
+  }
+
+  async #fetch(signal: AbortSignal): Promise<void> {
     let answer: Answer | undefined;
     let status: number | null = null;
     try {
       const { data, response } = await this.#api.GET("/api/features/", {
         cache: "no-store", // the 304 comes to us, not to the browser's cache
         headers: this.#etag ? { "If-None-Match": this.#etag } : {},
-        signal: flight.signal,
+        signal,
       });
       status = response.status;
       answer = data;
-      if (flight.signal.aborted) return;
+      if (signal.aborted) return await this.#newest; // whoever waits, waits for what is known then
       if (answer) this.#etag = response.headers.get("ETag");
     } catch {
-      if (flight.signal.aborted) return;
+      if (signal.aborted) return await this.#newest;
     }
     const known = answer ?? (this.#personIsNew ? null : this.#state.answer);
     if (answer) this.#personIsNew = false;
     this.#set({
       answer: known,
-      reachable: answer !== undefined || status === 304,
+      reachable: status !== null && status < 500,
       status,
     });
   }
 
-  /** Ask for somebody else's flags, after a log-in or a log-out. Without an answer, know none. */
+  /** After a log-in or a log-out: resolves when the state is about the new person, or nobody. */
   async personChanged(): Promise<void> {
     this.#etag = null;
     this.#personIsNew = true;
