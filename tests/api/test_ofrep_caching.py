@@ -150,6 +150,20 @@ def test_the_end_of_an_outage_changes_the_etag_once(enabled, client, settings, a
     assert fetch(client, after["ETag"]).status_code == 304
 
 
+def test_the_circuit_is_no_matter_of_definitions(settings, client, tmp_path):
+    """What is evaluated in the process knows no outage: its ETag names no closing of the circuit."""
+    file = tmp_path / "flags.json"
+    file.write_text('{"flags": [], "group_type_mapping": {}, "cohorts": {}}')
+    settings.POSTHOG_ENABLED = True
+    settings.POSTHOG_FLAG_DEFINITIONS_FILE = str(file)
+    answer = fetch(client)
+    assert answer.json()["metadata"] == {"source": "local"}
+
+    per_process.current().breaker.last_closing = "heard of in this process"
+
+    assert fetch(client, answer["ETag"]).status_code == 304
+
+
 def test_one_flag_has_no_etag(visited):
     """The protocol has none for a single flag."""
     response = visited.post(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 import requests
+from corsheaders.defaults import default_headers
 from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import node, open_browser
@@ -90,6 +91,7 @@ def site(folder: Path, posthog: PostHogServer, **settings: Any) -> Iterator[Plac
             "ROOT_URLCONF": "tests.openfeature.site",
             "GATEWAY_CLOSED": str(closed),
             "MIDDLEWARE": [
+                "corsheaders.middleware.CorsMiddleware",
                 "tests.openfeature.site.gateway",
                 "django.middleware.gzip.GZipMiddleware",
                 "django.contrib.sessions.middleware.SessionMiddleware",
@@ -130,7 +132,13 @@ def standin() -> Iterator[PostHogServer]:
 
 @pytest.fixture(scope="package")
 def kept_site(standin: PostHogServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with site(tmp_path_factory.mktemp("site"), standin) as place:
+    cors = {
+        "CORS_ALLOWED_ORIGIN_REGEXES": [r"^http://127\.0\.0\.1:\d+$"],
+        "CORS_ALLOW_CREDENTIALS": True,
+        "CORS_ALLOW_HEADERS": [*default_headers, "if-none-match"],
+        "CORS_EXPOSE_HEADERS": ["ETag", "Retry-After"],
+    }
+    with site(tmp_path_factory.mktemp("site"), standin, **cors) as place:
         yield place
 
 
@@ -204,15 +212,17 @@ class PageClient:
 
     def __init__(self, page: Page) -> None:
         self.page = page
+        self._is_open = False
 
     def open(self, url: str) -> None:
-        """Open a page of the site, and put the clients into it."""
+        """Open a page of a site, and put the clients into it."""
+        self._is_open = True
         self.page.goto(f"{url}/page/")
         self.page.add_script_tag(path=CLIENTS / "dist/page.js")
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function there."""
-        if name == "start":
+        """Call a function there; a page that starts and is not open is one of the site asked."""
+        if name == "start" and not self._is_open:
             self.open(arguments[0])
         call = "([name, rest]) => clients.web[name](...rest)"
         return self.page.evaluate(call, [name, arguments])

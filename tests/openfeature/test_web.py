@@ -139,6 +139,39 @@ def test_a_throttled_client_pauses(client: Client, throttled: Place) -> None:
     assert client.call("state")["answers"] == [200, 304, 429]
 
 
+# Pages of another origin
+
+
+def test_an_app_on_another_origin(
+    place: Place, throttled: Place, new_page: Callable[[], PageClient]
+) -> None:
+    """With the CORS headers of the docs, an app elsewhere has its user's flags, and 304s."""
+    app = new_page()
+    app.open(place.url)
+    app.call("logIn", place.url, "ada")
+    app.open(throttled.url)
+
+    state = app.call("start", place.url, {}, {"credentials": "include", **UNCACHED})
+
+    assert (state["status"], state["answers"]) == ("READY", [200])
+    assert app.call("boolean", "hers", False)["value"] is True
+    until(lambda: app.call("state")["answers"].count(304) >= 2)
+
+
+def test_a_page_of_another_site(
+    place: Place, throttled: Place, new_page: Callable[[], PageClient]
+) -> None:
+    """Without CORS headers a page elsewhere reads nothing, and no flag is even evaluated."""
+    page = new_page()
+    page.open(place.url)
+    evaluated = len(place.posthog.flag_calls)
+
+    state = page.call("start", throttled.url, {}, {"credentials": "include", "pollInterval": 0})
+
+    assert (state["status"], state["answers"]) == ("ERROR", [])
+    assert len(place.posthog.flag_calls) == evaluated
+
+
 # Users who share a computer
 
 

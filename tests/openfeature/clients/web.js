@@ -9,13 +9,16 @@ for (const event of Object.values(ProviderEvents)) {
   client.addHandler(event, () => events.push(event));
 }
 
+let credentials; // as in the page of the docs for another origin
+
 async function noting(request, init) {
-  const response = await fetch(request, init);
+  const response = await fetch(request, credentials ? { ...init, credentials } : init);
   answers.push(response.status);
   return response;
 }
 
-export async function start(baseUrl, context = {}, options = {}) {
+export async function start(baseUrl, context = {}, { credentials: wanted, ...options } = {}) {
+  credentials = wanted;
   await OpenFeature.setContext(context);
   const provider = new OFREPWebProvider({
     baseUrl,
