@@ -151,7 +151,7 @@ def test_the_end_of_an_outage_changes_the_etag_once(enabled, client, settings, a
 
 
 def test_the_circuit_is_no_matter_of_definitions(settings, client, tmp_path):
-    """What is evaluated in the process knows no outage: its ETag names no closing of the circuit."""
+    """What is evaluated in the process knows no outage: its ETag names no closing."""
     file = tmp_path / "flags.json"
     file.write_text('{"flags": [], "group_type_mapping": {}, "cohorts": {}}')
     settings.POSTHOG_ENABLED = True

@@ -14,6 +14,7 @@ from django.test import Client, RequestFactory
 from django.urls import include, path
 from rest_framework.authentication import SessionAuthentication, TokenAuthentication
 from rest_framework.permissions import IsAuthenticated
+from rest_framework.throttling import BaseThrottle
 
 from olposthog_api.ofrep.context import MAX_BODY_BYTES
 from olposthog_api.ofrep.views import EvaluateFlagsView, EvaluateFlagView
@@ -46,8 +47,22 @@ class MemberView(EvaluateFlagView):
     permission_classes = [IsAuthenticated]
 
 
+class Closed(BaseThrottle):
+    """A site's throttle that lets nobody through, and does not know for how long."""
+
+    def allow_request(self, request, view):
+        return False
+
+
+class ClosedView(EvaluateFlagsView):
+    """Flags that nobody gets."""
+
+    throttle_classes = [Closed]
+
+
 urlpatterns = [
     path("", include("olposthog_api.ofrep.urls")),
+    path("closed", ClosedView.as_view()),
     path("members", MembersView.as_view()),
     path("member/<key>", MemberView.as_view()),
 ]
@@ -322,6 +337,14 @@ def test_a_throttled_client_is_told_for_how_long(client, settings, url, rate):
     assert_error(response, url, 429, "GENERAL")
     assert response["Retry-After"].isdigit()
     assert 1 <= int(response["Retry-After"]) <= 86400
+
+
+def test_a_throttle_that_knows_no_time(client):
+    """Clients need a number: where nobody can tell, it is a second."""
+    response = post(client, "/closed")
+
+    assert_error(response, FLAGS_URL, 429, "GENERAL")
+    assert response["Retry-After"] == "1"
 
 
 # Cross-site requests
