@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -166,6 +168,15 @@ def test_one_reason_of_each_kind(enabled, client, code, reason):
     enabled.flags = {"flag": Flag(reason=code)}
 
     assert ask(client, "flag").json()["reason"] == reason
+
+
+def test_the_docs_have_the_same_reasons():
+    """The table of reasons in the docs is the one that the code has."""
+    page = (Path(__file__).parents[2] / "docs/openfeature.md").read_text()
+    rows = re.findall(r"^\| (`.*) \| ([A-Z_]+) \|$", page, re.MULTILINE)
+    table = {code: reason for codes, reason in rows for code in re.findall(r"`(\w+)`", codes)}
+
+    assert table == {code: reason.value for code, reason in REASONS.items()}
 
 
 def test_what_definitions_decide_has_a_reason(settings, client, tmp_path):

@@ -90,7 +90,6 @@ class OfrepView(PersonalView):
     permission_classes = [AllowAny]
     throttle_classes = [FeaturesThrottle]
     throttle_scope = "features"
-    http_method_names = ["post", "options"]
 
     def get_authenticators(self) -> list[BaseAuthentication]:
         """Return the host's; one by session asks for no CSRF token here."""
