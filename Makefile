@@ -14,14 +14,16 @@ PY_FLOOR := .venv-floor/bin/python
 MANAGE := $(PY) example_project/manage.py
 TESTS := -m pytest --numprocesses auto --dist loadfile
 # What these see does not depend on the versions of Python and Django.
-ONLY_NEWEST := --ignore tests/browser --ignore tests/test_benchmarks.py
+ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/test_benchmarks.py
 LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --extra api
 
 FRONTEND := example_project/frontend
 FRONTEND_SOURCES := $(shell find $(FRONTEND) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print)
+OPENFEATURE := tests/openfeature
 # npm takes whichever node stands first in PATH.
-NPM = PATH="$(CURDIR)/.venv/bin:$$PATH" npm --prefix $(FRONTEND) --silent
+NPM_IN = PATH="$(CURDIR)/.venv/bin:$$PATH" npm --silent --prefix
+NPM = $(NPM_IN) $(FRONTEND)
 
 export PORT
 # Chromium comes as an npm package; nothing else is to be downloaded while packages are installed.
@@ -30,8 +32,8 @@ export PUPPETEER_SKIP_DOWNLOAD = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev frontend test test-newest test-floor check lint types openapi openapi-check \
-	client client-check frontend-check wheel-check run-check posthog screenshots bench bench-outage lock clean
+.PHONY: help install run dev frontend openfeature test test-newest test-floor check lint types openapi \
+	openapi-check client client-check frontend-check wheel-check run-check posthog screenshots bench bench-outage lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,13 +54,16 @@ dev: .venv/ready $(FRONTEND)/node_modules/ready ## the same with the frontend fr
 frontend: $(FRONTEND)/dist/ready ## build the example's frontend; the other targets do it themselves
 	@echo "Ready: $(FRONTEND)/dist"
 
+openfeature: $(OPENFEATURE)/dist/ready ## bundle OpenFeature's clients for the tests; the tests do it themselves
+	@echo "Ready: $(OPENFEATURE)/dist"
+
 posthog: .venv/ready ## start the stand-in PostHog of the tests, for the example to ask
 	@$(PY) -m tests.posthog_server --port 8765 --flags example_project/posthog.json \
 		--definitions example_project/flags.json
 
 test: test-newest test-floor ## run every test, on the newest and on the lowest versions
 
-test-newest: .venv/ready $(FRONTEND)/dist/ready ## run every test on the newest versions
+test-newest: .venv/ready $(FRONTEND)/dist/ready $(OPENFEATURE)/dist/ready ## run every test on the newest versions
 	$(PY) $(TESTS)
 
 test-floor: .venv-floor/ready ## run every test on the lowest versions
@@ -115,6 +120,7 @@ lock: .venv-lock/ready ## move the locks to the newest releases
 clean: ## remove what these targets made
 	rm -rf .venv .venv-floor .venv-lock dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf example_project/var $(FRONTEND)/dist $(FRONTEND)/node_modules
+	rm -rf $(OPENFEATURE)/dist $(OPENFEATURE)/node_modules
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment is made anew whenever its lock changes. The checkout itself is installed editable, with
@@ -136,6 +142,15 @@ $(FRONTEND)/node_modules/ready: $(FRONTEND)/package.json $(FRONTEND)/package-loc
 $(FRONTEND)/dist/ready: $(FRONTEND_SOURCES) $(FRONTEND)/node_modules/ready
 	@echo "Building the frontend..."
 	@$(NPM) run build -- --logLevel warn
+	@touch $@
+
+$(OPENFEATURE)/node_modules/ready: $(OPENFEATURE)/package.json $(OPENFEATURE)/package-lock.json $(OPENFEATURE)/.npmrc | .venv/ready
+	@echo "Installing OpenFeature's clients..."
+	@$(NPM_IN) $(OPENFEATURE) ci
+	@touch $@
+
+$(OPENFEATURE)/dist/ready: $(OPENFEATURE)/vite.config.js $(wildcard $(OPENFEATURE)/clients/*.js) $(OPENFEATURE)/node_modules/ready
+	@$(NPM_IN) $(OPENFEATURE) run build -- --logLevel warn
 	@touch $@
 
 .venv-lock/ready:

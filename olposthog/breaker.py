@@ -131,6 +131,8 @@ class Breaker:
         self._confirmed_at: float | None = None  # when the record was last seen to be in force
         self._opened_between = (-math.inf, math.inf)
         self._last_attempt = 0
+        # Names the last closing of the circuit that was heard of, in all processes alike.
+        self.last_closing = ""
 
     @property
     def state(self) -> State:
@@ -254,6 +256,8 @@ class Breaker:
         self._record = record
         self._replaced = None
         self._openings += record.opened_at is not None
+        if record.opened_at is None and not record.presumed:
+            self.last_closing = record.token
         self._opened_between = (not_before, not_after)
         self._failures = 0
         self._last_attempt = 0

@@ -39,6 +39,7 @@ ERRORS = {
     "FEATURES": "olposthog.E022",
     "POSTHOG_STALE_IF_ERROR_SECONDS": "olposthog.E023",
     "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS": "olposthog.E024",
+    "POSTHOG_API_CONTEXT_PROPERTIES": "olposthog.E025",
 }
 """The id of the error for each setting that cannot be used."""
 

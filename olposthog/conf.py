@@ -139,6 +139,24 @@ def _patterns(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+SERVERS_OWN = frozenset({"user_id", "environment", "distinct_id"})
+"""Person properties that only the server sets."""
+RESERVED_CONTEXT = frozenset({"targetingKey", *SERVERS_OWN})
+"""What of a client's context can be no person property: the client's id, and the server's word."""
+
+
+def _property_names(value: Any) -> tuple[str, ...]:
+    expected = "a list of names of person properties"
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(item, str) and item for item in value
+    ):
+        raise _Refused(expected, 'Set for example ["plan", "locale"].')
+    for name in value:
+        if name in RESERVED_CONTEXT:
+            raise _Refused(expected, f"Leave out {name!r}: no client may say that of itself.")
+    return tuple(value)
+
+
 def _dotted_path(value: Any) -> Callable[..., Any]:
     expected = "the dotted path of a callable (request) -> Identity"
     if not isinstance(value, str):
@@ -205,6 +223,9 @@ class Settings:
     browser_flags: tuple[str, ...] = _setting("POSTHOG_API_FLAGS", _patterns, ("*",))
     anonymous_cookie: str | None = _setting("POSTHOG_API_ANONYMOUS_COOKIE", _cookie, "olposthog_id")
     trust_browser_id: bool = _setting("POSTHOG_API_TRUST_BROWSER_ID", _boolean, False)
+    context_properties: tuple[str, ...] = _setting(
+        "POSTHOG_API_CONTEXT_PROPERTIES", _property_names, ()
+    )
     hostname: str = _setting("HOSTNAME", _text, "")
     environment: str = _setting("ENVIRONMENT", _text, "")
     features: Mapping[str, bool | str] = _setting("FEATURES", _features, {})  # a field

@@ -106,14 +106,21 @@ def evaluate(
     return _evaluate("evaluate", opt_unique_id, runtime=runtime, **about)
 
 
-def for_request(request: HttpRequest, *, runtime: Runtime = Runtime.SERVER) -> FlagSnapshot:
+def for_request(
+    request: HttpRequest,
+    *,
+    runtime: Runtime = Runtime.SERVER,
+    claims: Mapping[str, Any] | None = None,
+) -> FlagSnapshot:
     """Return the flags of the person whom `request`, Django's or DRF's, is from.
 
     The answer stays with the request: asked again, it is the same, until another user logs in.
+    `claims` are person properties that the client says of itself. They select no person, and what
+    the server knows takes precedence.
     """
     if request is None:
         raise TypeError("for_request() needs a request.")
-    return _evaluate("for_request", None, runtime=runtime, request=request)
+    return _evaluate("for_request", None, runtime=runtime, claims=claims, request=request)
 
 
 def report_exposure(snapshot: FlagSnapshot, name: str, *, session_id: str | None = None) -> None:
@@ -164,6 +171,7 @@ def _evaluate(
     opt_unique_id: UniqueId,
     *,
     runtime: Runtime = Runtime.SERVER,
+    claims: Mapping[str, Any] | None = None,
     **about: Unpack[About],
 ) -> FlagSnapshot:
     evaluator = per_process.current()
@@ -184,7 +192,7 @@ def _evaluate(
             return evaluator.give_up(Query.of(_nobody(), runtime))
     else:
         identity = _identity(opt_unique_id, about)
-    query = Query.of(identity, runtime)
+    query = Query.of(identity.claiming(claims) if claims else identity, runtime)
     snapshot = _kept(about, query) or evaluator.at_hand(query)
     if snapshot is None:
         if not about.get("request") and _in_event_loop():

@@ -65,6 +65,11 @@ class Identity:
             ]
         )
 
+    def claiming(self, properties: Mapping[str, Any]) -> Identity:
+        """Return the identity with what its client claims, as far as it does not say so itself."""
+        known = {name: value for name, value in properties.items() if name not in conf.SERVERS_OWN}
+        return replace(self, person_properties={**known, **(self.person_properties or {})})
+
     def fixed(self, context: str) -> Identity:
         """Return the identity that `context` describes, whatever becomes of the caller's dicts."""
         if not context:

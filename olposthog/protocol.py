@@ -33,7 +33,8 @@ def parse(content: bytes, now: float) -> Evaluation:
     """Read a reply of PostHog's flags endpoint; raises `PostHogError` if it holds no flags.
 
     "No flags" is an answer. A reply over quota, one that is not PostHog's, and one in which PostHog
-    failed to compute every flag are failures. Single flags that it failed to compute are left out.
+    failed to compute every flag are failures. Single flags that it failed to compute have no
+    decision, and are named as failed.
     """
     try:
         reply = loads(content)
@@ -54,7 +55,12 @@ def parse(content: bytes, now: float) -> Evaluation:
     }
     if not decisions and (records or reply.get("errorsWhileComputingFlags")):
         raise PostHogError("no flag could be computed")
-    return Evaluation(decisions, evaluated_at=now, request_id=str(reply["requestId"]))
+    return Evaluation(
+        decisions,
+        evaluated_at=now,
+        request_id=str(reply["requestId"]),
+        failed=tuple(key for key in records if key not in decisions),
+    )
 
 
 def _decision(record: Mapping[str, Any]) -> Decision:

@@ -63,6 +63,8 @@ class Evaluation:
     """Seconds since the epoch, by the clock of the machine that evaluated."""
     request_id: str | None = None
     """PostHog's name for the request; None for a local evaluation."""
+    failed: tuple[str, ...] = ()
+    """The keys of flags that PostHog could not compute; they have no decision."""
 
     def with_local(self, local: Evaluation | None) -> Evaluation:
         """Return an evaluation in which what was decided locally takes precedence."""
@@ -87,6 +89,7 @@ class Evaluation:
             },
             "evaluated_at": self.evaluated_at,
             "request_id": self.request_id,
+            "failed": list(self.failed),
         }
 
     @classmethod
@@ -101,6 +104,7 @@ class Evaluation:
             decisions={key: Decision(**one) for key, one in stored["decisions"].items()},
             evaluated_at=evaluated_at,
             request_id=stored["request_id"],
+            failed=tuple(map(str, stored.get("failed", ()))),
         )
 
 

@@ -361,6 +361,26 @@ def test_a_probes_success_closes_for_all(process, other, time, log):
     assert log() == [BY_FAILURES, PROBING, CLOSED]
 
 
+def test_the_last_closing_has_one_name_for_all(process, other, start, time):
+    """Each closing has a name, which all processes agree on, through the next opening too."""
+    other.mirror()
+    assert {process.breaker.last_closing, other.breaker.last_closing} == {""}
+    names = [""]
+    for _ in range(2):
+        process.fail(THRESHOLD)
+        assert process.breaker.last_closing == names[-1]
+        time.now += COOLDOWN
+        process.breaker.succeeded(process.permit())
+        newcomer = start()
+        for one in (other, newcomer):
+            one.mirror()
+        known = {one.breaker.last_closing for one in (process, other, newcomer)}
+        assert len(known) == 1
+        names += known
+
+    assert len(set(names)) == 3
+
+
 def test_a_probes_failure_opens_for_all(process, other, time, log):
     """When the probe fails, one failure is enough, and a new cooldown begins."""
     process.fail(THRESHOLD)

@@ -184,6 +184,25 @@ SETTINGS = [
     ),
     Setting("POSTHOG_API_TRUST_BROWSER_ID", "trust_browser_id", False, True, True, NOT_BOOLEANS),
     Setting(
+        "POSTHOG_API_CONTEXT_PROPERTIES",
+        "context_properties",
+        (),
+        ["plan", "locale"],
+        ("plan", "locale"),
+        [
+            "plan",
+            [1],
+            [""],
+            {"plan"},
+            42,
+            True,
+            ["plan", "targetingKey"],
+            ["user_id"],
+            ["environment"],
+            ["distinct_id"],
+        ],
+    ),
+    Setting(
         "HOSTNAME", "hostname", socket.gethostname(), "www.example.com", "www.example.com", NOT_TEXT
     ),
     Setting("ENVIRONMENT", "environment", "", "production", "production", NOT_TEXT),

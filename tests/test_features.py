@@ -601,6 +601,26 @@ def test_for_request_keeps_its_answer(enabled: PostHogServer) -> None:
     assert for_request(user_request(7)).flags == {"beta": False}
 
 
+def test_a_clients_claims_add_to_the_person(enabled: PostHogServer) -> None:
+    """Claims reach PostHog as properties, each set with an answer of its own; ids never do."""
+    enabled.flags = {"pro": Flag(only_for=lambda body: "plan" in body["person_properties"])}
+    request = user_request(7)
+
+    plain = for_request(request)
+    pro = for_request(request, claims={"plan": "pro", "user_id": "8", "environment": "x"})
+
+    assert (plain.flags, pro.flags) == ({"pro": False}, {"pro": True})
+    assert {plain.distinct_id, pro.distinct_id} == {"7"}
+    assert enabled.flag_calls[-1]["person_properties"] == {
+        "environment": "tests",
+        "user_id": "7",
+        "plan": "pro",
+    }
+    assert for_request(request, claims={"plan": "pro"}) is pro
+    assert for_request(request, claims={}) is plain
+    assert for_request(user_request(), claims={"plan": "pro"}).anonymous
+
+
 def test_login_changes_the_person(enabled: PostHogServer) -> None:
     """What a request keeps is kept by identity: after a login it is the user who is asked about."""
     request = user_request()

@@ -103,16 +103,17 @@ def test_malformed_details_cost_only_themselves(junk: object) -> None:
 
 
 def test_failed_records_are_left_out() -> None:
-    """A flag that PostHog could not compute is in no version's answer."""
+    """A flag that PostHog could not compute has no decision in either version, and is named."""
     flags = {
         "four": {"key": "four", "value": None, "failed": True},
         "two": {"key": "two", "enabled": False, "variant": None, "failed": True},
         "sound": {"key": "sound", "value": True, "failed": False},
     }
 
-    decisions = parse(reply(flags, errorsWhileComputingFlags=True), NOW).decisions
+    evaluation = parse(reply(flags, errorsWhileComputingFlags=True), NOW)
 
-    assert list(decisions) == ["sound"]
+    assert list(evaluation.decisions) == ["sound"]
+    assert evaluation.failed == ("four", "two")
 
 
 @pytest.mark.parametrize("junk", [None, True, "on", 1, []])

@@ -42,6 +42,7 @@ evaluations = st.builds(
     decisions=st.dictionaries(keys, decisions, max_size=5),
     evaluated_at=st.floats(min_value=0, max_value=4e9),
     request_id=st.none() | st.text(max_size=8),
+    failed=st.lists(keys, max_size=3).map(tuple),
 )
 
 
@@ -80,6 +81,7 @@ def test_evaluation_survives_storage(evaluation: Evaluation) -> None:
         "text",
         {},
         {"decisions": {}, "evaluated_at": None, "request_id": None},
+        {"decisions": {}, "evaluated_at": 1.0, "request_id": None, "failed": 1},
         {"decisions": [], "evaluated_at": 1.0, "request_id": None},
         {"decisions": {"x": True}, "evaluated_at": 1.0, "request_id": None},
         {"decisions": {"x": {}}, "evaluated_at": 1.0, "request_id": None},
@@ -94,6 +96,13 @@ def test_what_another_version_stored_is_refused(stored: object) -> None:
     """Anything else in the shared cache raises what its reader expects."""
     with pytest.raises((KeyError, TypeError, AttributeError)):
         Evaluation.from_json(stored)
+
+
+def test_what_an_older_version_stored_is_read() -> None:
+    """An entry without the flags that failed, as it was before, has none."""
+    stored = {"decisions": {}, "evaluated_at": 1.0, "request_id": None}
+
+    assert Evaluation.from_json(stored) == Evaluation({}, 1.0)
 
 
 @given(evaluations, st.dictionaries(keys, values, max_size=5))

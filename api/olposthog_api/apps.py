@@ -22,3 +22,4 @@ class OlposthogApiConfig(AppConfig):
     def ready(self) -> None:
         """Register how drf-spectacular describes flags."""
         from . import schema  # noqa: F401  # importing it registers the extensions
+        from .ofrep import schema as ofrep_schema  # noqa: F401  # likewise

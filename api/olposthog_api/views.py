@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified, QueryDict
-from django.utils.http import parse_etags
+from django.http import HttpResponse, QueryDict
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
@@ -25,10 +20,11 @@ from rest_framework.throttling import ScopedRateThrottle
 from rest_framework.viewsets import ViewSet
 
 from olposthog.features import for_request, report_exposure
-from olposthog.identity import SESSION_ID_HEADER, browser_session_id, remember_identity
+from olposthog.identity import SESSION_ID_HEADER, browser_session_id
 from olposthog.snapshot import FlagSnapshot, Runtime
 from olposthog.visibility import is_visible, visible_flags
 
+from .answers import PersonalView, Rendered, conditional, plain
 from .serializers import (
     KEY_PATTERN,
     MAX_KEY_LENGTH,
@@ -39,21 +35,6 @@ from .serializers import (
     KeysErrorSerializer,
     parse_keys,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A body as it is sent, and its ETag."""
-
-    body: bytes
-    etag: str
-
-    @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Rendered:
-        """Render `answer`. The ETag covers all of it: the values, the person and the source."""
-        body = json.dumps(answer, separators=(",", ":")).encode()
-        return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
-
 
 _rendered: WeakKeyDictionary[FlagSnapshot, Rendered] = WeakKeyDictionary()
 """Rendered answers, which live as long as the snapshots they show."""
@@ -93,7 +74,7 @@ class UnreadParser(BaseParser):
         return QueryDict()
 
 
-class FeatureViewSet(ViewSet):
+class FeatureViewSet(PersonalView, ViewSet):
     """The flags of whoever asks, as far as browsers may see them.
 
     It needs no log-in. Authentication is the host project's; subclass to change that.
@@ -140,7 +121,7 @@ class FeatureViewSet(ViewSet):
         An outage of PostHog is no error: the site's defaults answer, with the source `fallback`.
         """
         keys = parse_keys(request.query_params.getlist("keys"))
-        return _conditional(request, _features(_client_snapshot(request), keys))
+        return conditional(request, _features(_client_snapshot(request), keys))
 
     @extend_schema(
         operation_id="features_retrieve",
@@ -165,7 +146,7 @@ class FeatureViewSet(ViewSet):
             "payload": snapshot.payloads.get(key),
             "source": snapshot.source,
         }
-        return _conditional(request, Rendered.of(answer))
+        return conditional(request, Rendered.of(answer))
 
     @extend_schema(
         operation_id="features_exposure_create",
@@ -196,28 +177,12 @@ class FeatureViewSet(ViewSet):
         body is ignored.
         """
         snapshot = _snapshot_with(request, key)
-        report_exposure(snapshot, key, session_id=browser_session_id(_plain(request)))
+        report_exposure(snapshot, key, session_id=browser_session_id(plain(request)))
         return Response(status=HTTP_204_NO_CONTENT)
-
-    def finalize_response(
-        self, request: Request, response: Response, *args: Any, **kwargs: Any
-    ) -> Response:
-        """Add the headers that say what and for whom the answer is; remember a new visitor."""
-        final = super().finalize_response(request, response, *args, **kwargs)
-        final["Cache-Control"] = "private, no-cache"
-        final["X-Content-Type-Options"] = "nosniff"  # flags are JSON, and must not pass for HTML
-        remember_identity(_plain(request), final)
-        return final
-
-
-def _plain(request: Request) -> HttpRequest:
-    """Return Django's request, which bears the user that DRF's authentication found."""
-    plain: HttpRequest = request._request  # noqa: SLF001  # DRF documents it
-    return plain
 
 
 def _client_snapshot(request: Request) -> FlagSnapshot:
-    return for_request(_plain(request), runtime=Runtime.CLIENT)
+    return for_request(plain(request), runtime=Runtime.CLIENT)
 
 
 def _snapshot_with(request: Request, key: str) -> FlagSnapshot:
@@ -226,21 +191,6 @@ def _snapshot_with(request: Request, key: str) -> FlagSnapshot:
     if key not in snapshot.flags or not is_visible(key):
         raise NotFound
     return snapshot
-
-
-def _conditional(request: Request, rendered: Rendered) -> HttpResponse:
-    headers = {"ETag": rendered.etag}
-    # Not Django's `get_conditional_response`: it answers other conditions too, with an HTML 412.
-    known = request.META.get("HTTP_IF_NONE_MATCH")
-    if known and (known == rendered.etag or _names(known, rendered.etag)):
-        return HttpResponseNotModified(headers=headers)
-    return HttpResponse(rendered.body, content_type="application/json", headers=headers)
-
-
-def _names(known: str, etag: str) -> bool:
-    """Compare weakly: a proxy that compresses makes weak ETags of ours."""
-    etags = parse_etags(known)
-    return "*" in etags or any(one.removeprefix("W/") == etag for one in etags)
 
 
 def _features(snapshot: FlagSnapshot, keys: frozenset[str] | None) -> Rendered:

@@ -166,7 +166,7 @@ POSTHOG_API_FLAGS = ["checkout", "gift-wrapping", "new-navigation", "web-*"]
 # A single-page app on a host of its own, such as https://app.example.com. Unset, none may read.
 
 SPA_ORIGINS = text("SHOP_SPA_ORIGIN").split()
-CORS_URLS_REGEX = r"^/api/"
+CORS_URLS_REGEX = r"^/(api|ofrep)/"
 CORS_ALLOWED_ORIGINS = CSRF_TRUSTED_ORIGINS = SPA_ORIGINS
 CORS_ALLOW_CREDENTIALS = True  # the cookies of the session and of the anonymous visitor
 CORS_ALLOW_HEADERS = [

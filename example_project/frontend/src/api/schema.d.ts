@@ -70,6 +70,48 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/ofrep/v1/evaluate/flags": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * All flags of the person who asks, for OpenFeature
+         * @description Return the flags, as OFREP's bulk evaluation.
+         *
+         *     An outage of PostHog is no error: the site's defaults answer.
+         */
+        post: operations["ofrep_flags"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/ofrep/v1/evaluate/flags/{key}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * One flag of the person who asks, for OpenFeature
+         * @description Return one flag; 404 where it is unknown or not for browsers, which look alike.
+         */
+        post: operations["ofrep_flag"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -110,6 +152,47 @@ export interface components {
             };
             /** @description Payload by flag key, only of flags that have one. */
             payloads: {
+                [key: string]: unknown;
+            };
+        };
+        /** @description What is wrong. */
+        OfrepError: {
+            errorCode: "PARSE_ERROR" | "INVALID_CONTEXT" | "FLAG_NOT_FOUND" | "GENERAL";
+            errorDetails: string;
+        };
+        /** @description One flag. */
+        OfrepFlag: {
+            key: string;
+            /** @description Absent where the default in the client's code applies. */
+            value?: boolean | string;
+            reason: "STATIC" | "TARGETING_MATCH" | "SPLIT" | "DISABLED" | "UNKNOWN";
+            /** @description `on` or `off` for a flag without variants. */
+            variant: string;
+            /** @description `source`; where PostHog decided, its `id`, `version` and `posthogReason`; and `payload` as JSON text, where there is one. */
+            metadata: {
+                [key: string]: boolean | number | string;
+            };
+        };
+        /** @description What is wrong with a question for one flag. */
+        OfrepFlagError: {
+            errorCode: "PARSE_ERROR" | "INVALID_CONTEXT" | "FLAG_NOT_FOUND" | "GENERAL";
+            errorDetails: string;
+            key: string;
+        };
+        /** @description All flags that a browser may see, for the person whom the server made out. */
+        OfrepFlags: {
+            flags: components["schemas"]["OfrepFlag"][];
+            /** @description `source`: where the values come from. */
+            metadata: {
+                [key: string]: boolean | number | string;
+            };
+        };
+        /** @description What a client asks. */
+        OfrepRequest: {
+            /** @description OpenFeature's evaluation context. The server knows who is asking, whatever `targetingKey` says; of the rest, what POSTHOG_API_CONTEXT_PROPERTIES names counts. */
+            context?: {
+                targetingKey?: string;
+            } & {
                 [key: string]: unknown;
             };
         };
@@ -337,6 +420,184 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+        };
+    };
+    ofrep_flags: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The ETag of the answer that the client has. */
+                "If-None-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["OfrepRequest"];
+            };
+        };
+        responses: {
+            /** @description The flags, also in an outage. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepFlags"];
+                };
+            };
+            /** @description Unchanged since the ETag in `If-None-Match`. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The body or its context cannot be used. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepError"];
+                };
+            };
+            /** @description The credentials sent are not valid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepError"];
+                };
+            };
+            /** @description The credentials sent are not valid, or not enough. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepError"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepError"];
+                };
+            };
+            /** @description The content type is not `application/json`. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepError"];
+                };
+            };
+            /** @description Too many requests; `Retry-After` says for how many seconds to pause. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepError"];
+                };
+            };
+        };
+    };
+    ofrep_flag: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Flag key */
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["OfrepRequest"];
+            };
+        };
+        responses: {
+            /** @description The flag, also in an outage. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepFlag"];
+                };
+            };
+            /** @description The body or its context cannot be used. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepFlagError"];
+                };
+            };
+            /** @description The credentials sent are not valid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepFlagError"];
+                };
+            };
+            /** @description The credentials sent are not valid, or not enough. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepFlagError"];
+                };
+            };
+            /** @description Unknown, or not for browsers. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepFlagError"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepFlagError"];
+                };
+            };
+            /** @description The content type is not `application/json`. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepFlagError"];
+                };
+            };
+            /** @description Too many requests; `Retry-After` says for how many seconds to pause. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OfrepFlagError"];
                 };
             };
         };

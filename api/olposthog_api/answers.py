@@ -1,0 +1,75 @@
+"""What all answers about a person's flags have in common: whom they are for, and their ETag."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
+from django.utils.http import parse_etags
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from olposthog.identity import remember_identity
+
+
+def etag_of(body: bytes, *also: str) -> str:
+    """Return the ETag of a body, which covers all of it; and of what shall change it beside."""
+    digest = hashlib.sha256(body)
+    for text in also:
+        digest.update(b"\0" + text.encode(errors="surrogatepass"))
+    return f'"{digest.hexdigest()[:32]}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A body as it is sent, and its ETag."""
+
+    body: bytes
+    etag: str
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Rendered:
+        """Render `answer`. The ETag covers all of it: the values, the person and the source."""
+        body = json.dumps(answer, separators=(",", ":")).encode()
+        return cls(body, etag_of(body))
+
+
+class PersonalView(APIView):
+    """A view whose answers are for the person who asks, and for nobody else."""
+
+    def finalize_response(
+        self, request: Request, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        """Add the headers that say what and for whom the answer is; remember a new visitor."""
+        final = super().finalize_response(request, response, *args, **kwargs)
+        final["Cache-Control"] = "private, no-cache"
+        final["X-Content-Type-Options"] = "nosniff"  # flags are JSON, and must not pass for HTML
+        remember_identity(plain(request), final)
+        return final
+
+
+def plain(request: Request) -> HttpRequest:
+    """Return Django's request, which bears the user that DRF's authentication found."""
+    request_: HttpRequest = request._request  # noqa: SLF001  # DRF documents it
+    return request_
+
+
+def conditional(request: Request, rendered: Rendered) -> HttpResponse:
+    """Return the body, or a 304 where the client has it already."""
+    headers = {"ETag": rendered.etag}
+    # Not Django's `get_conditional_response`: it answers other conditions too, with an HTML 412.
+    known = request.META.get("HTTP_IF_NONE_MATCH")
+    if known and (known == rendered.etag or _names(known, rendered.etag)):
+        return HttpResponseNotModified(headers=headers)
+    return HttpResponse(rendered.body, content_type="application/json", headers=headers)
+
+
+def _names(known: str, etag: str) -> bool:
+    """Compare weakly: a proxy that compresses makes weak ETags of ours."""
+    etags = parse_etags(known)
+    return "*" in etags or any(one.removeprefix("W/") == etag for one in etags)

@@ -1,0 +1,2 @@
+export * as react from "./react.js";
+export * as web from "./web.js";
