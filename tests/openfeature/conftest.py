@@ -121,7 +121,7 @@ def site(folder: Path, posthog: PostHogServer, **settings: Any) -> Iterator[Plac
     there.run(make_people)
     options = ["tests.site.wsgi", "--threads", "8", "--no-control-socket"]
     with serving(there, "gunicorn", *options, socket_option="--bind=fd://{}") as server:
-        yield Place(server._url, posthog, closed)
+        yield Place(server.url, posthog, closed)
 
 
 @pytest.fixture(scope="package")
