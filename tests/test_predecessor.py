@@ -293,7 +293,7 @@ def test_all_flags_while_the_circuit_is_open(
 ) -> None:
     """A slow call opens both circuits; then all flags are FEATURES, where they were none."""
     posthog.flags = {"new-nav": False}
-    posthog.flags_fault = Delay(4.0, times=1)
+    posthog.flags_fault = Delay(2.5, times=1)
     site = site_of(package)
     site.settings["POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS"] = 2
 
