@@ -16,6 +16,7 @@ function Flags() {
     checkout: checkout.value,
     reason: checkout.reason,
     newNav: useBooleanFlagValue("new-nav", false),
+    hers: useBooleanFlagValue("hers", false),
     missing: useBooleanFlagValue("missing", true),
     mismatch: useBooleanFlagValue("checkout", true),
     status: useOpenFeatureClient().providerStatus,
@@ -23,8 +24,8 @@ function Flags() {
   return element("output", {}, JSON.stringify(values));
 }
 
-export function start(baseUrl) {
-  OpenFeature.setProvider(new OFREPWebProvider({ baseUrl, pollInterval: 100 }));
+export function start(baseUrl, options = {}) {
+  OpenFeature.setProvider(new OFREPWebProvider({ baseUrl, pollInterval: 100, ...options }));
   const waiting = element(Suspense, { fallback: "…" }, element(Flags));
   createRoot(document.body).render(element(OpenFeatureProvider, { suspend: true }, waiting));
 }
