@@ -48,6 +48,9 @@ class About(TypedDict, total=False):
     """Instead of an id and all of the above: the person whom the REST API would see."""
 
 
+ARGUMENTS = frozenset(About.__annotations__)
+
+
 def configure() -> None:
     """Make ready what the settings ask for. Idempotent; `AppConfig.ready()` calls it.
 
@@ -254,11 +257,10 @@ async def _aevaluate(
 
 
 def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
-    unknown = about.keys() - About.__annotations__.keys()
-    if unknown:
+    if not ARGUMENTS.issuperset(about):
         raise TypeError(
-            f"There is no argument {', '.join(sorted(unknown))}; there are opt_unique_id, "
-            f"{', '.join(About.__annotations__)}."
+            f"There is no argument {', '.join(sorted(about.keys() - ARGUMENTS))}; there are "
+            f"opt_unique_id, {', '.join(About.__annotations__)}."
         )
     request = about.get("request")
     if request is None:
@@ -268,7 +270,10 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
             about.get("groups"),
             about.get("group_properties"),
         )
-    if opt_unique_id is not None or sum(value is not None for value in about.values()) > 1:
+    tells_more = len(about) > 1 and any(
+        value is not None for name, value in about.items() if name != "request"
+    )
+    if opt_unique_id is not None or tells_more:
         raise TypeError("Give a request, or an id and what is known about it, but not both.")
     return identify(request)
 

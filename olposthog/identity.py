@@ -206,7 +206,10 @@ def vary_on_identity(response: HttpResponse) -> None:
     headers = ["Cookie", "Authorization"]
     if conf.current().trust_browser_id:
         headers.append(BROWSER_ID_HEADER)
-    patch_vary_headers(response, headers)
+    if response.has_header("Vary"):
+        patch_vary_headers(response, headers)
+    else:
+        response["Vary"] = ", ".join(headers)
 
 
 def remember_identity(request: HttpRequest, response: HttpResponse) -> None:

@@ -92,6 +92,8 @@ def decoded(payload: Any) -> Any:
 
     What is nested so deeply that whoever writes it again would fail stays text, or is left out.
     """
+    if payload is None:
+        return None
     if not isinstance(payload, str):
         return None if _is_deep(payload) else payload
     try:

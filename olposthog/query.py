@@ -22,20 +22,17 @@ class Query:
 
     identity: Identity
     runtime: Runtime
-    context: str = ""
+    context: str
     """What flags depend on beside the id, as canonical text."""
+    key: Key
+    """What tells the question from every other one in the process."""
 
     @classmethod
     def of(cls, identity: Identity, runtime: Runtime) -> Query:
         """Make the query; raises TypeError or ValueError for properties that are no JSON values."""
-        context = identity.context
-        return cls(identity.fixed(context), Runtime(runtime), context)
-
-    @property
-    def key(self) -> Key:
-        """What tells the question from every other one in the process."""
-        who = self.identity
-        return (self.runtime.value, who.distinct_id, self.context, who.anonymous)
+        context, runtime = identity.context, Runtime(runtime)
+        key = (runtime.value, identity.distinct_id, context, identity.anonymous)
+        return cls(identity.fixed(context), runtime, context, key)
 
     def to_text(self, environment: str) -> str:
         """Return what tells the question from every other one in the fleet."""
