@@ -5,6 +5,7 @@ Run by `make test-newest`, which builds the frontend first.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -36,21 +37,29 @@ def frontend() -> Path:
     return FRONTEND
 
 
-def chromium() -> str:
-    """Where Chromium is; the npm package unpacks it when it is first asked."""
+def chromium() -> tuple[str, dict[str, str | float | bool]]:
+    """Where Chromium is, and its environment; the npm package unpacks it when it is first asked.
+
+    The package brings the libraries that Chromium wants, for one kind of machine: this pretends to
+    be one, so that a machine needs none of its own. Fonts are the machine's, where it has any.
+    """
     if path := os.environ.get("CHROMIUM_PATH"):
-        return path
+        return path, {**os.environ}
     cache = FRONTEND / "node_modules/.cache/chromium"
     cache.mkdir(parents=True, exist_ok=True)
-    told = subprocess.run(
-        [node(), "--input-type=module", "--eval", WHERE_IS_CHROMIUM],
-        cwd=FRONTEND,
-        env={**os.environ, "TMPDIR": str(cache)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return told.stdout.strip()
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes, and one unpacks
+        told = subprocess.run(
+            [node(), "--input-type=module", "--eval", WHERE_IS_CHROMIUM],
+            cwd=FRONTEND,
+            env={**os.environ, "TMPDIR": str(cache), "AWS_LAMBDA_JS_RUNTIME": "nodejs22.x"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    fonts = {} if Path("/etc/fonts").exists() else {"FONTCONFIG_PATH": str(cache / "fonts")}
+    libraries = {"LD_LIBRARY_PATH": str(cache / "al2023/lib")}
+    return told.stdout.strip(), {**os.environ, **libraries, **fonts}
 
 
 def node() -> str:
@@ -63,7 +72,8 @@ def node() -> str:
 @contextmanager
 def open_browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=SWITCHES)
+        path, environment = chromium()
+        browser = playwright.chromium.launch(executable_path=path, args=SWITCHES, env=environment)
         yield browser
         browser.close()
 
