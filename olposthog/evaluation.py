@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 
@@ -34,8 +33,8 @@ from .identity import Identity, plain
 from .ledger import CacheLedger
 from .polling import DefinitionsPoll
 from .query import Query
+from .receivers import Receivers
 from .remote import CALLS, Remote
-from .signals import circuit_closed, circuit_half_opened, circuit_opened
 from .snapshot import Evaluation, FlagSnapshot, Source, answer
 from .sparing import Sparing
 from .visibility import withheld
@@ -48,11 +47,6 @@ FLIGHTS = 16
 """How many flights one process has in the air at most; the others wait on the ground."""
 ANSWERS = Tally("evaluations", Source)
 """Answers by their source, those of the process cache not counted."""
-SIGNALS = {
-    State.OPEN: circuit_opened,
-    State.HALF_OPEN: circuit_half_opened,
-    State.CLOSED: circuit_closed,
-}
 REFRESHES = 4
 """How many overdue answers one process has replaced in the background at once."""
 
@@ -95,16 +89,16 @@ class Evaluator:
             max_own_entries=settings.local_cache_max_entries,
             wall=wall,
         )
+        self._receivers = Receivers()
         self.breaker = Breaker(
             self._ledger,
             failure_threshold=settings.failure_threshold,
             cooldown_seconds=settings.cooldown_seconds,
             trip_threshold_seconds=settings.trip_threshold_seconds,
-            on_change=self._tell_receivers,
+            on_change=self._receivers.tell,
             clock=clock,
             wall=wall,
         )
-        self._receivers = Workers("olposthog-signals", size=1, backlog=100)
         self.exposures = Exposures(settings)
         self.sparing = Sparing(clock)
         gateway = Gateway(settings, connections=CALLS, clock=clock, wall=wall)
@@ -311,15 +305,6 @@ class Evaluator:
                 source = Source.POSTHOG if overdue < 0 else Source.STALE
                 return self._answer(known, source, query, decided)
         return self._answer(decided, Source.FALLBACK, query)
-
-    def _tell_receivers(self, state: State, reason: str) -> None:
-        def send() -> None:
-            close_old_connections()
-            SIGNALS[state].send_robust(sender=Breaker, reason=reason)
-            close_old_connections()
-
-        with suppress(Saturated):  # a hundred receivers' calls wait: they hang
-            self._receivers.submit(send)
 
     def _mirror_breaker(self) -> None:
         found = self.shared.get_many([self._ledger.state_key], READ_SECONDS)

@@ -117,7 +117,14 @@ def test_thread_bounds_are_those_of_the_code() -> None:
     )
     evaluator = Evaluator(settings)
     assert evaluator.poll
-    parts = [evaluator, evaluator.shared, evaluator._remote, evaluator._ledger, evaluator.poll]
+    parts = [
+        evaluator,
+        evaluator.shared,
+        evaluator._remote,
+        evaluator._ledger,
+        evaluator._receivers,
+        evaluator.poll,
+    ]
     sizes = [one._size for part in parts for one in vars(part).values() if isinstance(one, Workers)]
     refreshers = evaluator._refreshes._workers._size
     total = sum(sizes) + refreshers + 1  # the one that looks for definitions
