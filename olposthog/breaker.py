@@ -17,9 +17,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from .counters import Tally
 
@@ -62,30 +62,37 @@ class Record:
     """Seconds since the epoch, by the clock of the machine that opened it; None when closed."""
     presumed: bool = False
     """Closed as far as a process knows that has just started: no reason to close a circuit."""
+    closed_at: float | None = None
+    """The same, by the clock of the machine that closed it; None when open, or never opened."""
 
     def to_text(self) -> str:
         """Return the record as the shared cache keeps it."""
-        return json.dumps(
-            {"token": self.token, "opened_at": self.opened_at, "presumed": self.presumed}
-        )
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: object) -> Record | None:
         """Read a record; anything else, as another version might write, is None."""
         try:
             stored = json.loads(text)  # type: ignore[arg-type]  # whatever the cache holds
-            token, opened_at = stored["token"], stored["opened_at"]
-            if not isinstance(token, str) or not (
-                opened_at is None or math.isfinite(float(opened_at))
-            ):
+            token = stored["token"]
+            if not isinstance(token, str):
                 return None
             return cls(
                 token,
-                None if opened_at is None else float(opened_at),
+                _time(stored["opened_at"]),
                 bool(stored["presumed"]),
+                _time(stored.get("closed_at")),  # an earlier version wrote none
             )
-        except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
             return None
+
+
+def _time(stored: Any) -> float | None:
+    if stored is None:
+        return None
+    if not math.isfinite(float(stored)):
+        raise ValueError(stored)
+    return float(stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,13 @@ class Breaker:
             if self._record.opened_at is None:
                 return State.CLOSED
             return State.HALF_OPEN if self._attempt() else State.OPEN
+
+    @property
+    def changed_at(self) -> float | None:
+        """When the circuit opened or closed last, in seconds since the epoch; None if never."""
+        with self._lock:
+            opened_at = self._record.opened_at
+            return self._record.closed_at if opened_at is None else opened_at
 
     def mirror(self, text: object) -> None:
         """Take over the shared state as just read; None when it was missing there.
@@ -198,7 +212,7 @@ class Breaker:
             self._failures = 0
             if not permit.probe:
                 return
-            closed = self._replace(Record(_new_token()))
+            closed = self._replace(Record(_new_token(), closed_at=self._wall()))
         self._announce(closed, State.CLOSED, "PostHog answered the probe")
 
     def failed(self, permit: Permit, reason: str) -> None:

@@ -22,13 +22,15 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
-from . import conf, gateway, per_process
+from . import conf, gateway, per_process, watching
 from .identity import Identity, identify
 from .query import Key, Query, key_of_person
 from .snapshot import JSON, FlagSnapshot, Runtime
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
+
+    from .evaluation import Evaluator
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,10 @@ def get_feature_flag_payload(
 ) -> JSON:
     """Return the flag's payload, decoded, or None if it has none. Reports no exposure."""
     snapshot = _evaluate("get_feature_flag_payload", opt_unique_id, **about)
-    return deepcopy(snapshot.payloads.get(_checked(name)))  # the caller may change it
+    payload = deepcopy(snapshot.payloads.get(_checked(name)))  # the caller may change it
+    if watching.watcher:
+        watching.watcher.read(name, snapshot.flags.get(name, False), snapshot)
+    return payload
 
 
 def get_all_feature_flags(
@@ -152,21 +157,21 @@ async def ais_enabled(
     **about: Unpack[About],
 ) -> bool:
     """`is_enabled` for coroutines."""
-    return bool(_read(await _aevaluate(opt_unique_id, **about), name, default))
+    return bool(_read(await _aevaluate("ais_enabled", opt_unique_id, **about), name, default))
 
 
 async def aget_all_feature_flags(
     opt_unique_id: UniqueId = None, **about: Unpack[About]
 ) -> dict[str, bool | str]:
     """`get_all_feature_flags` for coroutines."""
-    return dict((await _aevaluate(opt_unique_id, **about)).flags)
+    return dict((await _aevaluate("aget_all_feature_flags", opt_unique_id, **about)).flags)
 
 
 async def aevaluate(
     opt_unique_id: UniqueId = None, *, runtime: Runtime = Runtime.SERVER, **about: Unpack[About]
 ) -> FlagSnapshot:
     """`evaluate` for coroutines."""
-    return await _aevaluate(opt_unique_id, runtime=runtime, **about)
+    return await _aevaluate("aevaluate", opt_unique_id, runtime=runtime, **about)
 
 
 def _evaluate(
@@ -182,8 +187,11 @@ def _evaluate(
         # Nearly every call is this one: spare it whatever it does not need.
         known = evaluator.recent.get(key_of_person(_distinct_id(opt_unique_id)))
         if known is not None:
+            if watching.watcher:
+                watching.watcher.answered(caller, known, 0.0)
             return known
-    deadline = time.monotonic() + evaluator.wait_seconds
+    started = time.monotonic()
+    deadline = started + evaluator.wait_seconds
     identity: Identity | None
     if about.get("request") and _in_event_loop():
         _warn_of_blocking(caller)
@@ -196,7 +204,7 @@ def _evaluate(
     else:
         identity = _identity(opt_unique_id, about)
     query = Query.of(identity.claiming(claims) if claims else identity, runtime)
-    snapshot = _kept(about, query) or evaluator.at_hand(query)
+    snapshot = _kept(about, evaluator, query) or evaluator.at_hand(query)
     if snapshot is None:
         if not about.get("request") and _in_event_loop():
             _warn_of_blocking(caller)
@@ -204,7 +212,9 @@ def _evaluate(
             snapshot = evaluator.flight(query).result(max(0.0, deadline - time.monotonic()))
         except FutureTimeoutError:
             snapshot = evaluator.give_up(query)
-    _keep(about, query, snapshot)
+    _keep(about, evaluator, query, snapshot)
+    if watching.watcher:
+        watching.watcher.answered(caller, snapshot, time.monotonic() - started)
     return snapshot
 
 
@@ -230,10 +240,15 @@ def _nobody() -> Identity:
 
 
 async def _aevaluate(
-    opt_unique_id: UniqueId, *, runtime: Runtime = Runtime.SERVER, **about: Unpack[About]
+    caller: str,
+    opt_unique_id: UniqueId,
+    *,
+    runtime: Runtime = Runtime.SERVER,
+    **about: Unpack[About],
 ) -> FlagSnapshot:
     evaluator = per_process.current()
-    deadline = time.monotonic() + evaluator.wait_seconds
+    started = time.monotonic()
+    deadline = started + evaluator.wait_seconds
     if about.get("request"):
         # Who made a request may have to be read from the database.
         identifying = sync_to_async(_identity)(opt_unique_id, about)
@@ -244,7 +259,7 @@ async def _aevaluate(
     else:
         identity = _identity(opt_unique_id, about)
     query = Query.of(identity, runtime)
-    snapshot = _kept(about, query) or evaluator.at_hand(query)
+    snapshot = _kept(about, evaluator, query) or evaluator.at_hand(query)
     if snapshot is None:
         # Others may share the flight: a caller that is cancelled must not take it along.
         flight = asyncio.shield(asyncio.wrap_future(evaluator.flight(query)))
@@ -252,7 +267,9 @@ async def _aevaluate(
             snapshot = await asyncio.wait_for(flight, max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             snapshot = evaluator.give_up(query)
-    _keep(about, query, snapshot)
+    _keep(about, evaluator, query, snapshot)
+    if watching.watcher:
+        watching.watcher.answered(caller, snapshot, time.monotonic() - started)
     return snapshot
 
 
@@ -291,16 +308,18 @@ def _distinct_id(unique_id: UniqueId) -> str:
     return str(unique_id)
 
 
-def _kept(about: About, query: Query) -> FlagSnapshot | None:
+def _kept(about: About, evaluator: Evaluator, query: Query) -> FlagSnapshot | None:
     request = about.get("request")
-    kept: dict[Key, FlagSnapshot] = request.META.get(_KEPT, {}) if request else {}
-    return kept.get(query.key)
+    if not request:
+        return None
+    kept: dict[tuple[Evaluator, Key], FlagSnapshot] = request.META.get(_KEPT, {})
+    return kept.get((evaluator, query.key))
 
 
-def _keep(about: About, query: Query, snapshot: FlagSnapshot) -> None:
+def _keep(about: About, evaluator: Evaluator, query: Query, snapshot: FlagSnapshot) -> None:
     request = about.get("request")
     if request is not None:
-        request.META.setdefault(_KEPT, {})[query.key] = snapshot
+        request.META.setdefault(_KEPT, {})[evaluator, query.key] = snapshot
 
 
 _KEPT = "olposthog.snapshots"
@@ -308,6 +327,8 @@ _KEPT = "olposthog.snapshots"
 
 def _read(snapshot: FlagSnapshot, name: str, default: bool | str | None) -> bool | str:
     value = snapshot.flags.get(_checked(name))
+    if watching.watcher:
+        watching.watcher.read(name, default or False if value is None else value, snapshot)
     if value is None:
         return default or False
     if name not in snapshot.reported:

@@ -603,6 +603,33 @@ def test_a_record_survives_its_text(opened_at):
     assert Record.from_text(record.to_text()) == record
 
 
+@pytest.mark.parametrize("closed_at", [None, 0.0, NOON])
+def test_a_closing_keeps_its_time(closed_at):
+    """When the circuit closed is part of the record; an earlier version wrote none."""
+    record = Record("token", closed_at=closed_at)
+    stored = json.loads(record.to_text())
+
+    assert Record.from_text(json.dumps(stored)) == record
+    del stored["closed_at"]
+    assert Record.from_text(json.dumps(stored)) == Record("token")
+
+
+def test_the_time_of_the_last_change_is_known(start, time):
+    """Every process can say since when the circuit is what it is, unless it never changed."""
+    one, other = start(), start()
+    assert one.breaker.changed_at is None
+
+    time.now += 7
+    one.fail(THRESHOLD)
+    other.mirror()
+    assert one.breaker.changed_at == other.breaker.changed_at == NOON + 7
+
+    time.now += COOLDOWN
+    one.breaker.succeeded(one.permit())
+    other.mirror()
+    assert one.breaker.changed_at == other.breaker.changed_at == NOON + 7 + COOLDOWN
+
+
 @pytest.mark.parametrize(
     "garbage",
     [

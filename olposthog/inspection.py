@@ -1,0 +1,120 @@
+"""The flags of one person as an operator sees them: for commands, the admin and whoever debugs.
+
+Looking is no exposure. It costs what any evaluation costs, once for each runtime.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from django.contrib.sessions.backends.base import SessionBase
+from django.http import HttpRequest
+
+from .features import evaluate
+from .identity import Identity, identify
+from .snapshot import JSON, LOCAL_REASON, FlagSnapshot, Runtime, Source
+from .visibility import is_internal, visible_flags
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedFlag:
+    """One flag of a person."""
+
+    key: str
+    value: bool | str
+    """On, off, or the name of a variant."""
+    payload: JSON
+    reason: str
+    """Why PostHog decided so, in its words; empty where `settings.FEATURES` answers."""
+    source: Source
+    """Where this value came from, which for a flag that PostHog lacks is `fallback`."""
+    server: bool
+    """Whether Python code gets it; PostHog lets a flag be for browsers only."""
+    browsers: bool
+    """Whether the REST API shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """The flags of one person at one moment."""
+
+    distinct_id: str
+    source: Source
+    evaluated_at: datetime
+    seconds: float
+    """How long the answer took: both evaluations, or a look into a cache."""
+    flags: tuple[InspectedFlag, ...]
+    """By key, without those that PostHog makes for its own use."""
+
+
+def inspect(identity: Identity) -> Inspection:
+    """Return what the person gets, in Python code and in browsers."""
+    started = time.monotonic()
+    server, client = (
+        evaluate(
+            identity.distinct_id,
+            runtime=runtime,
+            person_properties=identity.person_properties,
+            groups=identity.groups,
+            group_properties=identity.group_properties,
+        )
+        for runtime in (Runtime.SERVER, Runtime.CLIENT)
+    )
+    return Inspection(
+        server.distinct_id,
+        server.source,
+        server.evaluated_at,
+        time.monotonic() - started,
+        tuple(_flags(server, client)),
+    )
+
+
+def _flags(server: FlagSnapshot, client: FlagSnapshot) -> Iterator[InspectedFlag]:
+    visible = visible_flags(client)
+    for key in sorted({*server.flags, *client.flags}):
+        if is_internal(key):
+            continue
+        snapshot = server if key in server.flags else client
+        decisions = snapshot.evaluation.decisions if snapshot.evaluation else {}
+        decision = decisions.get(key)
+        fallback = Source.DISABLED if snapshot.source is Source.DISABLED else Source.FALLBACK
+        yield InspectedFlag(
+            key=key,
+            value=snapshot.flags[key],
+            payload=decision.payload if decision else None,
+            reason=(decision.description or decision.reason) if decision else "",
+            source=_source(snapshot.source, decision.reason) if decision else fallback,
+            server=key in server.flags,
+            browsers=key in visible,
+        )
+
+
+def _source(of_answer: Source, reason: str) -> Source:
+    """Return a decision's source: what definitions decide stays so, whatever else is wanting."""
+    return Source.LOCAL if reason == LOCAL_REASON else of_answer
+
+
+def identity_of(user: AbstractBaseUser) -> Identity:
+    """Return whom flags are evaluated for while `user` is logged in, outside of any request.
+
+    Raises LookupError where POSTHOG_API_IDENTITY needs more of a request than its user.
+    """
+    request = HttpRequest()
+    request.method = "GET"
+    request.META.update(SERVER_NAME="localhost", SERVER_PORT="80", REMOTE_ADDR="127.0.0.1")
+    request.user = user  # type: ignore[assignment]  # whatever user model the site has
+    request.session = SessionBase()
+    try:
+        return identify(request)
+    except Exception as error:  # the callable is the site's, and may raise anything
+        raise LookupError(
+            f"POSTHOG_API_IDENTITY cannot say who {user} is without a real request: {error!r}. "
+            "Look the person up by distinct id instead."
+        ) from error
