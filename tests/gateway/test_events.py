@@ -119,7 +119,7 @@ def test_configure_makes_nothing_yet() -> None:
     )
 
     assert ran.stderr == ""
-    assert ran.stdout.splitlines() == ["1 None None", "SimpleLazyObject"]
+    assert ran.stdout.splitlines() == ["1 None None", "_Current"]
 
 
 def test_disabled_site_leaves_the_sdk_alone(settings: Settings) -> None:
