@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.posthog_server import PostHogServer
+from tests.test_docs import python_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 PREAMBLE = """
@@ -231,6 +232,13 @@ def test_the_marker_is_known_and_explained(run: Callable[..., Outcome]) -> None:
 
     assert run(tests, "--strict-markers").counts(passed=1)
     assert "@pytest.mark.flags(flags, *, payloads=None" in run(tests, "--markers").text
+
+
+def test_the_page_on_testing_is_a_file_of_tests(run: Callable[..., Outcome]) -> None:
+    """What docs/testing.md shows can be run as it stands."""
+    page = "\n".join(python_blocks(ROOT / "docs/testing.md"))
+
+    assert run(page).counts(passed=9)
 
 
 def test_it_works_in_parallel(run: Callable[..., Outcome], posthog: PostHogServer) -> None:
