@@ -160,10 +160,9 @@ def _decorate_test_case(case: type[TestCase], override: override_flags) -> None:
     set_up_class: classmethod[TestCase, [], None] | None = vars(case).get("setUpClass")
 
     def enter_first(cls: type[TestCase]) -> None:
-        if case is next(one for one in cls.__mro__ if _OVERRIDES in vars(one)):
-            for one in reversed(cls.__mro__):  # a subclass's own hold over those of its bases
-                for each in vars(one).get(_OVERRIDES, ()):
-                    cls.enterClassContext(each)
+        for one in reversed(cls.__mro__):  # a subclass's own hold over those of its bases
+            for each in vars(one).get(_OVERRIDES, ()):
+                cls.enterClassContext(each)
         if set_up_class is None:
             cast("type[TestCase]", super(case, cls)).setUpClass()
         else:

@@ -107,6 +107,18 @@ def test_python_gets_what_is_said() -> None:
         assert get_all_feature_flags() == {"on": True, "off": False, "checkout": "test"}
 
 
+def test_a_flag_that_is_off_has_no_payload() -> None:
+    """A payload is there while its flag is on, so that a test can be parametrised by the flag."""
+    with override_flags({"checkout": False}, payloads={"checkout": GREEN}):
+        assert get_feature_flag_payload("checkout") is None
+
+
+def test_the_reason_says_that_a_test_decided() -> None:
+    """A snapshot tells an overridden flag from PostHog's own."""
+    with override_flags({"checkout": "test"}):
+        assert dict(evaluate().reasons) == {"checkout": "override"}
+
+
 def test_the_rest_api_gets_what_is_said(site: PostHogServer, client: Client) -> None:
     """Both reads of the REST API, with payloads."""
     with override_flags({"new-nav": False, "checkout": "test"}, payloads={"checkout": GREEN}):
@@ -230,6 +242,28 @@ def test_nothing_leaves_the_process(
     assert site.requests == []
 
 
+def test_the_sites_own_events_are_delivered_again_afterwards(site: PostHogServer) -> None:
+    """Django may start, and events be captured, while an override holds: they are not sent."""
+    with override_flags():
+        configure()
+        posthog_sdk.capture("in a test", distinct_id="42")
+    posthog_sdk.capture("bought tea", distinct_id="42")
+    deliver_events()
+
+    assert [event["event"] for event in site.events] == ["bought tea"]
+
+
+def test_settings_that_cannot_be_used_are_not_complained_of(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tests do without keys, and their log without the error that a site would deserve."""
+    settings.POSTHOG_ENABLED = True
+
+    with override_flags({"new-nav": True}):
+        assert is_enabled("new-nav")
+    assert caplog.messages == []
+
+
 def test_what_it_does_not_mention_answers_from_features(site: PostHogServer) -> None:
     """In tests an unmentioned flag is what the settings say, whatever PostHog would."""
     with override_flags({"checkout": "test"}):
@@ -256,8 +290,10 @@ def test_posthog_decides_the_rest_where_it_is_asked(site: PostHogServer) -> None
     with override_flags({"new-nav": False}, ask_posthog=True):
         assert get_all_feature_flags() == {"new-nav": False, "checkout": "control", "old": True}
         assert get_feature_flag_payload("checkout") == {"colour": "red"}
-
     assert len(site.flag_calls) == 1
+
+    with override_flags({"checkout": "control"}, ask_posthog=True):
+        assert get_feature_flag_payload("checkout") is None  # PostHog's went with its value
 
 
 def test_an_overridden_value_is_no_exposure(site: PostHogServer) -> None:
@@ -772,6 +808,27 @@ def test_djangos_runner_lets_nothing_out(
 
     assert "Ran 3 tests" in manage(tmp_path, posthog, TESTS, *arguments)
     assert posthog.requests == []
+
+
+def test_djangos_runner_leaves_the_process_as_it_was() -> None:
+    """Whoever runs tests from a program of their own goes on with PostHog."""
+    program = (
+        "from django.conf import settings; settings.configure()\n"
+        "from olposthog import overrides, testing\n"
+        "runner = testing.FlagsTestRunner(verbosity=0)\n"
+        "for step in (runner.setup_test_environment, runner.teardown_test_environment):\n"
+        "    step()\n"
+        "    print(overrides.isolated())\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ran.stdout.split() == ["True", "False"]
 
 
 def test_djangos_runner_lets_out_what_asks(posthog: PostHogServer, tmp_path: Path) -> None:
