@@ -12,6 +12,7 @@ import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.mixins import LoginRequiredMixin
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import AsyncClient, Client
@@ -177,6 +178,10 @@ class Wrong(TemplateView, FlagRequiredMixin):
     template_name = "never.html"
 
 
+class Members(LoginRequiredMixin, FlagRequiredMixin, New):
+    flag_required = "beta"
+
+
 class Page(FlagRequiredMixin, TemplateView):
     flag_required = "beta"
     flag_variant = "test"
@@ -261,6 +266,7 @@ urlpatterns = [
     path("mixed-variant/", Guarded.as_view(flag_required="checkout", flag_variant="test")),
     path("wrong/", Wrong.as_view()),
     path("page/", Page.as_view()),
+    path("members/", Members.as_view()),
     path("api-outside/", api_outside),
     path("api-inside/", api_inside),
     path("api-method/", APIMethod.as_view()),
@@ -596,6 +602,18 @@ def test_a_page_of_djangos_is_guarded(enabled, client):
     enabled.flags = {"beta": "control"}
 
     assert client.get("/page/")["Location"] == "/home/"
+
+
+def test_mixins_come_in_their_order(enabled, client, settings, db):
+    """Where logging in comes first, nobody is asked about before, and the flag is the user's."""
+    settings.LOGIN_URL = "/log-in/"
+    user = get_user_model().objects.create_user("ada")
+    enabled.flags = {"beta": Flag(only_for={str(user.pk)})}
+
+    assert client.get("/members/")["Location"].startswith("/log-in/")
+    assert enabled.requests == []
+    client.force_login(user)
+    assert client.get("/members/").json() == {"view": "new"}
 
 
 def test_an_abstract_view_may_lack_the_flag(enabled, client):
