@@ -525,12 +525,19 @@ def test_the_view_keeps_its_name_and_type():
     assert atyped.__name__ == "anew"
 
 
-MIDDLEWARE = [
+MIDDLEWARE = [  # with CSRF checks
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "olposthog.middleware.IdentityMiddleware",
 ]
+
+
+def test_a_view_still_says_of_which_class_it_is():
+    """What shows a view's class, such as Django's own errors, still finds it."""
+    view: Any = Else.as_view()
+
+    assert view.view_class is Else
 
 
 @pytest.mark.parametrize("has_flag", [True, False], ids=["has", "lacks"])

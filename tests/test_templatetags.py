@@ -24,7 +24,8 @@ from tests.test_exposures import delivered, told
 TEMPLATES = {
     "base.html": '{% load olposthog %}{% flag "beta" %}{% block part %}base{% endblock %}'
     "{% elseflag %}without{% endflag %}",
-    "child.html": '{% extends "base.html" %}{% block part %}child{% endblock %}',
+    "child.html": '{% extends "base.html" %}'
+    "{% block part %}child of {{ block.super }}{% endblock %}",
     "including.html": '{% include "included.html" %}, {% include "included.html" only %}',
     "included.html": '{% load olposthog %}{% flag "beta" %}on{% elseflag %}off{% endflag %}',
 }
@@ -127,7 +128,7 @@ def test_flags_can_be_nested_and_repeated(enabled, shown):
 
 @pytest.mark.parametrize(
     ("template", "on", "off"),
-    [("child.html", "child", "without"), ("including.html", "on, on", "off, off")],
+    [("child.html", "child of base", "without"), ("including.html", "on, on", "off, off")],
 )
 @pytest.mark.parametrize("url", ["/", "/async/"])
 def test_inherited_and_included_templates_have_it(enabled, client, url, template, *, on, off):
@@ -149,7 +150,7 @@ def test_a_page_is_its_visitors(enabled, client, db):
     client.force_login(user)
     hers = client.get("/", {"template": "child.html"})
 
-    assert (visitors.content, hers.content) == (b"without", b"child")
+    assert (visitors.content, hers.content) == (b"without", b"child of base")
     assert list(visitors.cookies) == ["olposthog_id"]
     assert "Cookie" in visitors["Vary"]
 
