@@ -157,6 +157,16 @@ async def ais_enabled(
     return bool(_read(await _aevaluate("ais_enabled", opt_unique_id, **about), name, default))
 
 
+async def aget_feature_flag(
+    name: str,
+    default: bool | str | None = None,
+    opt_unique_id: UniqueId = None,
+    **about: Unpack[About],
+) -> bool | str:
+    """`get_feature_flag` for coroutines."""
+    return _read(await _aevaluate("aget_feature_flag", opt_unique_id, **about), name, default)
+
+
 async def aget_all_feature_flags(
     opt_unique_id: UniqueId = None, **about: Unpack[About]
 ) -> dict[str, bool | str]:
@@ -217,6 +227,7 @@ def _evaluate(
 
 INSTEAD = {
     "is_enabled": "await ais_enabled()",
+    "get_feature_flag": "await aget_feature_flag()",
     "get_all_feature_flags": "await aget_all_feature_flags()",
     "evaluate": "await aevaluate()",
     "for_request": "await aevaluate(request=...)",

@@ -33,6 +33,7 @@ TEMPLATES = [
     }
 ]
 REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema"}
+SIMPLE_JWT = {"SIGNING_KEY": "for the tests only, and as long as HS256 wants it"}
 SPECTACULAR_SETTINGS = {"TITLE": "Feature flags", "VERSION": "1.0.0", "OAS_VERSION": "3.1.0"}
 HOSTNAME = "tests.example.com"
 ENVIRONMENT = "tests"
