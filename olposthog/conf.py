@@ -31,6 +31,8 @@ class Problem:
     setting: str
     message: str
     hint: str
+    missing: bool = False
+    """Whether it is required and not there, rather than there and not usable."""
 
 
 class _Refused(ValueError):
@@ -275,7 +277,7 @@ def _load() -> Settings:
     switched_on = values.get("enabled") and "POSTHOG_ENABLED" not in refused
     if switched_on and not values.get("definitions_file"):
         problems += [
-            Problem(name, f"{name} is required while POSTHOG_ENABLED is True.", hint)
+            Problem(name, f"{name} is required while POSTHOG_ENABLED is True.", hint, missing=True)
             for name, given, hint in (
                 (
                     "POSTHOG_PROJECT_API_KEY",
