@@ -111,9 +111,10 @@ def _alias(value: Any) -> str:
 
 
 def _path(value: Any) -> str:
-    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value):
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or "\0" in path:
         raise _Refused("a path", "Set a str or a pathlib.Path.")
-    return os.fspath(value)
+    return path
 
 
 def _features(value: Any) -> Mapping[str, bool | str]:

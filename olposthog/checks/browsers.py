@@ -67,7 +67,8 @@ def _cookie(settings: conf.Settings) -> Iterator[CheckMessage]:
     in_use = apps.is_installed("olposthog_api") or IDENTITY_MIDDLEWARE in django_settings.MIDDLEWARE
     if name is None or not in_use or django_settings.SESSION_COOKIE_SECURE:
         return
-    if str(django_settings.SESSION_COOKIE_SAMESITE) == "None":
+    same_site = django_settings.SESSION_COOKIE_SAMESITE
+    if isinstance(same_site, str) and same_site.lower() == "none":
         reason = 'has SESSION_COOKIE_SAMESITE = "None" and no Secure'
     elif name.lower().startswith(("__secure-", "__host-")):
         reason = "has a name that asks for Secure, and lacks it"

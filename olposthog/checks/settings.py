@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -17,8 +18,8 @@ from . import ids
 
 ALIKE = 0.88
 """How alike two names are, of 1, when one is a slip for the other: a letter, or a word of many."""
-OTHERS_PREFIX = "POSTHOG_MW_"
-"""What the settings of the SDK's own middleware begin with."""
+OTHERS = re.compile(r"POSTHOG_(MW_.*|(APP|UI)_HOST)")
+"""Settings that are like ours and not ours: of the SDK's middleware, and for posthog-js."""
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
@@ -71,11 +72,11 @@ def _misspelt() -> Iterator[CheckMessage]:
     ours = [name for name in conf.NAMES if name.startswith("POSTHOG_")]
     unset = [name for name in ours if not hasattr(django_settings, name)]
     for name in sorted(set(dir(django_settings)) - set(ours)):
-        if not name.startswith("POSTHOG_") or name.startswith(OTHERS_PREFIX):
+        if not name.startswith("POSTHOG_") or OTHERS.fullmatch(name):
             continue
         for meant in get_close_matches(name, unset, n=1, cutoff=ALIKE):
             yield CheckWarning(
-                f"Nothing reads the setting {name}, and {meant} is not set.",
+                f"{name} is no setting that olposthog reads; {meant} is, and is not set.",
                 hint=f"Rename it to {meant} if that is what it is for.",
                 id=ids.MISSPELT_SETTING,
             )
