@@ -13,13 +13,11 @@ from django.core.checks import CheckMessage
 from olposthog import conf
 
 from . import browsers, defaults, service, shared_cache
-from .ids import ERRORS
 from .moving import check_predecessor
 from .settings import check_settings
 from .shared_cache import check_cache_table
 
 __all__ = [
-    "ERRORS",
     "check_cache_table",
     "check_predecessor",
     "check_production",
