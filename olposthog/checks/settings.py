@@ -57,9 +57,9 @@ def _names(settings: conf.Settings) -> Iterator[CheckMessage]:
             "it to do without local evaluation.",
             id=ids.PROJECT_KEY_AS_PERSONAL_KEY,
         )
+    name = settings.anonymous_cookie
     for owner in ("SESSION_COOKIE_NAME", "CSRF_COOKIE_NAME", "LANGUAGE_COOKIE_NAME"):
-        name = settings.anonymous_cookie
-        if name is not None and name == getattr(django_settings, owner):
+        if name == getattr(django_settings, owner):
             yield Error(
                 f"POSTHOG_API_ANONYMOUS_COOKIE is {name!r}, and so is {owner}: the anonymous "
                 "visitor's cookie replaces the other.",

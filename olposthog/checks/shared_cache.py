@@ -183,12 +183,13 @@ def how_to_make_table(alias: str, databases: Collection[str]) -> Iterator[str]:
         database = router.db_for_write(entries)
         if database not in databases:
             return
-        tables = connections[database].introspection.table_names(include_views=True)
+        tables = connections[database].introspection.table_names()
         allowed = router.allow_migrate_model(database, entries)
     except Exception:  # noqa: BLE001  # the database is away, or the cache or a router is broken
         return
+    table = str(entries._meta.db_table)  # noqa: SLF001  # documented by Django
     # Some databases change a name's case.
-    if entries._meta.db_table.lower() in {table.lower() for table in tables}:  # noqa: SLF001  # documented
+    if table.lower() in {one.lower() for one in tables}:
         return
     where = "" if database == DEFAULT_DB_ALIAS else f" --database {database}"
     first = "" if allowed else f"Let the router's allow_migrate have django_cache in {database!r}. "

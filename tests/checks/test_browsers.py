@@ -3,7 +3,7 @@
 import pytest
 
 from olposthog.checks import browsers, ids
-from tests.checks.project import ENABLED, Project, found, warning
+from tests.checks.project import ENABLED, Project, found, found_ids, warning
 
 
 @pytest.mark.parametrize("patterns", [None, ["*"], ["new-nav", "*"]], ids=repr)
@@ -32,6 +32,13 @@ def test_no_flag_visible(production, debug):
     assert warning().id == ids.NO_FLAG_VISIBLE
     assert warning().msg.startswith("POSTHOG_API_FLAGS")
     assert '["web-*"]' in str(warning().hint)
+
+
+def test_unreadable_flags_are_told_once(production):
+    """A list that cannot be read shows nothing either, and needs no second message."""
+    production.POSTHOG_API_FLAGS = "new-nav"
+
+    assert found_ids() == [ids.ERRORS["POSTHOG_API_FLAGS"]]
 
 
 def test_flags_without_the_rest_api(tmp_path):
@@ -85,6 +92,14 @@ def test_cookie_that_browsers_drop(production, same_site, name):
 
     production.SESSION_COOKIE_SECURE = True
     assert found() == []
+
+
+def test_cookie_that_only_the_rest_api_sets(production):
+    """Without the middleware it is the REST API that sets the cookie."""
+    production.MIDDLEWARE = []
+    production.SESSION_COOKIE_SAMESITE = "None"
+
+    assert warning().id == ids.COOKIE_DROPPED
 
 
 @pytest.mark.parametrize("same_site", ["Lax", "Strict", False, None], ids=repr)

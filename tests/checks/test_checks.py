@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.core import checks as django_checks
 from django.test import override_settings
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -174,6 +174,7 @@ FREELY = hypothesis_settings(
 @FREELY
 @pytest.mark.django_db
 @given(ENTRY | ODD)
+@example({"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": None})
 def test_no_cache_upsets_the_checks(production: Any, entry: Any) -> None:
     """Whatever CACHES holds, the checks say something readable and raise nothing."""
     with override_settings(CACHES={"default": entry, "durable": entry}):
