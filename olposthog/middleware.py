@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class IdentityMiddleware:
     """Sets `request.features`, and the visitor's cookie on pages whose flags depend on the visitor.
 
-    Put it anywhere in MIDDLEWARE. A page that asks for no flags by request gets neither a cookie
-    nor a `Vary`.
+    Put it anywhere in MIDDLEWARE, but after one that caches pages. A page that asks for no flags by
+    request gets neither a cookie nor a `Vary`.
     """
 
     sync_capable = True

@@ -103,7 +103,8 @@ def _throttle() -> Iterator[CheckMessage]:
 
 def _limit() -> int | None:
     """Return how many requests the rate allows, or None without one; raises what DRF raises."""
-    from .views import FeaturesThrottle, FeatureViewSet  # read DRF's settings, so not before
+    from .throttling import FeaturesThrottle  # reads DRF's settings, so not before
+    from .views import FeatureViewSet
 
     throttle = FeaturesThrottle()
     throttle.scope = FeatureViewSet.throttle_scope
@@ -127,7 +128,7 @@ def check_throttle_table(databases: Collection[str] | None = None, **_: Any) -> 
     return [
         CheckWarning(
             f"CACHES[{DEFAULT_CACHE_ALIAS!r}], where DRF counts requests, is a DatabaseCache whose "
-            "table is missing: every request to the REST API is answered with a 500.",
+            "table is missing: nothing is counted, and the rate holds nobody back.",
             hint=fix,
             id=NO_CACHE_TABLE,
         )

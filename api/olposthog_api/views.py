@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.http import HttpResponse, QueryDict
@@ -14,9 +14,7 @@ from rest_framework.permissions import AllowAny
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.settings import api_settings
 from rest_framework.status import HTTP_204_NO_CONTENT
-from rest_framework.throttling import ScopedRateThrottle
 from rest_framework.viewsets import ViewSet
 
 from olposthog.features import for_request, report_exposure
@@ -35,6 +33,7 @@ from .serializers import (
     KeysErrorSerializer,
     parse_keys,
 )
+from .throttling import FeaturesThrottle
 
 _rendered: WeakKeyDictionary[FlagSnapshot, Rendered] = WeakKeyDictionary()
 """Rendered answers, which live as long as the snapshots they show."""
@@ -50,15 +49,6 @@ REFUSALS = {
     406: OpenApiResponse(ErrorSerializer, description="Only JSON is to be had."),
     429: OpenApiResponse(ErrorSerializer, description="Too many requests; see `Retry-After`."),
 }
-
-
-class FeaturesThrottle(ScopedRateThrottle):
-    """The throttle of scope `features`; without a rate for it there is no throttle."""
-
-    def get_rate(self) -> str | None:
-        """Return the host project's rate, as it is now."""
-        rates = api_settings.DEFAULT_THROTTLE_RATES
-        return cast("str | None", rates.get(self.scope or ""))
 
 
 class UnreadParser(BaseParser):

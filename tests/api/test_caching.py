@@ -406,6 +406,22 @@ def test_a_throttled_request_evaluates_nothing(enabled, client, rates):
     assert len(enabled.flag_calls) == 1
 
 
+def test_a_throttle_that_cannot_count_lets_through(visited, rates, settings, caplog):
+    """While DRF's cache is away nobody gets an error, and the log says so once a minute."""
+    rates(features="1/day")
+    settings.CACHES = {
+        **settings.CACHES,
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": "redis://127.0.0.1:1",
+        },
+    }
+
+    assert {visited.get(FEATURES_URL).status_code for _ in range(3)} == {200}
+    (line,) = [one for one in caplog.messages if one.startswith("Requests for flags")]
+    assert line == "Requests for flags cannot be counted (ConnectionError), so all are let through."
+
+
 @pytest.mark.urls(__name__)
 def test_other_scopes_are_untouched(visited, rates):
     """Our rate limits nobody else's views."""

@@ -105,7 +105,7 @@ def test_throttle_that_counts_nothing(production):
 
 @pytest.mark.django_db
 def test_throttle_without_its_table(settings):
-    """A rate that is counted in a table that is missing makes every request a 500."""
+    """A rate that is counted in a table that is missing holds nobody back."""
     table = {"BACKEND": DATABASE, "LOCATION": "counted"}
     settings.CACHES = {**settings.CACHES, "default": table}
     assert found(["default"]) == []

@@ -22,7 +22,8 @@ from olposthog import per_process
 from olposthog.features import for_request
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog_api.answers import PersonalView, Rendered, conditional, etag_of, plain
-from olposthog_api.views import FeaturesThrottle, UnreadParser
+from olposthog_api.throttling import FeaturesThrottle
+from olposthog_api.views import UnreadParser
 
 from .context import read_claims
 from .errors import FlagNotFound, error_body, retry_after

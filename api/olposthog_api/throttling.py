@@ -1,0 +1,57 @@
+"""How often one client may ask."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+
+from rest_framework.settings import api_settings
+from rest_framework.throttling import ScopedRateThrottle, SimpleRateThrottle
+
+from olposthog.sparing import Sparing
+
+log = logging.getLogger(__name__)
+
+
+class TolerantCache:
+    """The cache in which DRF counts requests, except that one which is away counts none."""
+
+    def __init__(self) -> None:
+        self._sparing = Sparing()
+
+    def get(self, key: str, default: Any) -> Any:
+        """Return the times of a client's requests; `default` where they cannot be read."""
+        try:
+            return SimpleRateThrottle.cache.get(key, default)
+        except Exception as error:  # noqa: BLE001  # a backend may raise anything
+            self._complain(error)
+            return default
+
+    def set(self, key: str, times: Any, seconds: float) -> None:
+        """Keep them, if that can be done."""
+        try:
+            SimpleRateThrottle.cache.set(key, times, seconds)
+        except Exception as error:  # noqa: BLE001  # likewise
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if self._sparing.may_say("away"):
+            # The type alone: a backend may quote a key or an address.
+            log.warning(
+                "Requests for flags cannot be counted (%s), so all are let through.",
+                type(error).__name__,
+            )
+
+
+class FeaturesThrottle(ScopedRateThrottle):
+    """The throttle of scope `features`; without a rate for it there is no throttle.
+
+    While DRF's cache is away nobody is held up, and nobody gets an error.
+    """
+
+    cache = TolerantCache()  # type: ignore[assignment]  # as much of a cache as a throttle uses
+
+    def get_rate(self) -> str | None:
+        """Return the host project's rate, as it is now."""
+        rates = api_settings.DEFAULT_THROTTLE_RATES
+        return cast("str | None", rates.get(self.scope or ""))
