@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from django.urls import path
-from health_check.views import HealthCheckView
+from health_check.views import HealthCheckView  # type: ignore[import-untyped]  # it has no types
 
 from olposthog.features import evaluate
 from tests.posthog_faults import Hang, Refuse, Status
