@@ -14,7 +14,8 @@ from olposthog import conf, per_process
 from olposthog.evaluation import Evaluator
 from olposthog.features import evaluate
 from olposthog.health import Health, Status, circuit, judge, shared_cache
-from tests.posthog_faults import Refuse, Status as HTTPStatus
+from tests.posthog_faults import Refuse
+from tests.posthog_faults import Status as HTTPStatus
 from tests.posthog_server import PostHogServer
 from tests.site.processes import until
 from tests.test_polling import Clock, Moody
@@ -96,9 +97,7 @@ def test_half_open_is_degraded(sensitive: PostHogServer) -> None:
     assert re.fullmatch(rf"closed since {SINCE}", circuit(per_process.current().breaker))
 
 
-def test_shared_cache_that_fails_is_degraded(
-    enabled: PostHogServer, moody: type[Moody]
-) -> None:
+def test_shared_cache_that_fails_is_degraded(enabled: PostHogServer, moody: type[Moody]) -> None:
     """A shared cache that is away is named, also if nobody but the verdict has asked it."""
     moody.refuses = True
 
@@ -106,9 +105,7 @@ def test_shared_cache_that_fails_is_degraded(
     assert shared_cache(per_process.current().shared) == "'durable' is away"
 
 
-def test_shared_cache_that_comes_back_is_well(
-    enabled: PostHogServer, moody: type[Moody]
-) -> None:
+def test_shared_cache_that_comes_back_is_well(enabled: PostHogServer, moody: type[Moody]) -> None:
     """Asking again finds out that the shared cache answers."""
     moody.refuses = True
     assert judge().status is Status.DEGRADED

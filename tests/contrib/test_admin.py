@@ -147,14 +147,14 @@ def test_person_page_shows_flags(enabled, settings, operator):
     shown = rows(operator.get(page_of("u1")))
 
     both, server, nobody = "Python and browsers", "Python", "nobody"
-    assert shown["checkout"] == ["test", "{'colour': 'green'}", "posthog", "Condition match", both]
+    assert shown["checkout"] == ["test", '{"colour": "green"}', "posthog", "Condition match", both]
     assert shown["off"] == ["off", "-", "posthog", "No condition match", server]
     assert shown["for-servers"] == ["on", "-", "posthog", "Condition match", server]
     assert shown["for-browsers"] == ["on", "-", "posthog", "Condition match", "browsers"]
     assert shown["only-features"] == ["on", "-", "fallback", "-", server]
     assert nobody not in {row[-1] for row in shown.values()}
     assert shown["Source"] == ["posthog"]
-    assert re.search(r"had in \d+\.\d ms$", shown["Evaluated"][0])
+    assert re.search(r"the answer took \d+\.\d ms$", shown["Evaluated"][0])
     assert shown["Health"] == ["ok"]
     assert shown["Circuit"] == ["closed"]
     assert shown["Shared cache"] == ["'durable' answers"]

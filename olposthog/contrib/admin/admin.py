@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import urlencode
 
@@ -100,6 +101,10 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
             "original": person,
             "change": True,
             "inspection": inspection,
+            "flags": [
+                (flag, "" if flag.payload is None else json.dumps(flag.payload, ensure_ascii=False))
+                for flag in inspection.flags
+            ],
             "milliseconds": inspection.seconds * 1000,
             "is_substitute": inspection.source in {Source.STALE, Source.FALLBACK, Source.DISABLED},
             "user_shown": user if user and may_see(self.admin_site, request, user) else None,
