@@ -324,6 +324,13 @@ def test_two_coroutines_at_once_do_not_mix(site):
     assert sorted(flags_of(panel(grace))) == [f"{part}-grace" for part in parts]
 
 
+def test_plain_views_under_asgi_are_recorded(site):
+    """A plain view that an event loop serves, in a thread, is seen like any other."""
+    response = async_to_sync(AsyncClient().get)("/reading/")
+
+    assert subtitle(response).startswith("4 flags, ")
+
+
 def test_nothing_is_recorded_for_others(site, client, settings):
     """Whoever is not shown the toolbar, and what runs between requests, is not recorded."""
     from olposthog.contrib import debug_toolbar

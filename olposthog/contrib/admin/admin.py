@@ -157,7 +157,6 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
         context: dict[str, Any],
         extra_context: dict[str, Any] | None,
     ) -> HttpResponse:
-        request.current_app = self.admin_site.name
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
