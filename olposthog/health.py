@@ -77,10 +77,10 @@ def _reasons(evaluator: Evaluator) -> Iterator[str]:
 
 def circuit(breaker: Breaker) -> str:
     """Say what the circuit is and since when, as in `open since 2026-01-31 09:00:00 UTC`."""
-    if breaker.changed_at is None:
-        return breaker.state
-    since = datetime.fromtimestamp(breaker.changed_at, UTC)
-    return f"{breaker.state} since {since:%Y-%m-%d %H:%M:%S} UTC"
+    state, changed_at = breaker.state, breaker.changed_at
+    if changed_at is None:
+        return state
+    return f"{state} since {datetime.fromtimestamp(changed_at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def shared_cache(shared: SharedCache) -> str:

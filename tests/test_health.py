@@ -82,6 +82,15 @@ def test_circuit_that_another_process_opened_counts(
     assert judge().status is Status.DEGRADED
 
 
+@pytest.mark.parametrize("opened_at", ["1e300", "-1e300", "Infinity", "NaN", '"noon"'])
+def test_nonsense_in_the_shared_cache_is_no_verdict(enabled: PostHogServer, opened_at: str) -> None:
+    """A state that names no time, whoever wrote it, opens nothing and breaks nothing."""
+    state = f'{{"token": "x", "opened_at": {opened_at}, "presumed": false}}'
+    caches["durable"].set(per_process.current()._ledger.state_key, state)
+
+    assert judge() == Health(Status.OK)
+
+
 def test_half_open_is_degraded(sensitive: PostHogServer) -> None:
     """Once the cooldown is over, flags fall back until a probe has succeeded; then all is well."""
     clock = Clock()

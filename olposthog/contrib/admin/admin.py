@@ -17,7 +17,6 @@ from django.views.decorators.http import require_POST, require_safe
 
 from olposthog import health, per_process
 from olposthog.inspection import inspect
-from olposthog.snapshot import Source
 
 from .models import Person
 from .search import AT_MOST, SearchForm, find_users, identity_for, may_see
@@ -106,7 +105,6 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
                 for flag in inspection.flags
             ],
             "milliseconds": inspection.seconds * 1000,
-            "is_substitute": inspection.source in {Source.STALE, Source.FALLBACK, Source.DISABLED},
             "user_shown": user if user and may_see(self.admin_site, request, user) else None,
             "is_user": user is not None,
             "trouble": trouble,
