@@ -19,6 +19,8 @@ from django.conf import settings as django_settings
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from . import overrides
+
 DEFAULT_CACHE_ALIAS = "durable"
 LARGEST = 10**9
 """No number of seconds or entries is larger: about 30 years."""
@@ -230,6 +232,8 @@ class Settings:
     environment: str = _setting("ENVIRONMENT", _text, "")
     features: Mapping[str, bool | str] = _setting("FEATURES", _features, {})  # a field
     problems: tuple[Problem, ...] = ()
+    isolated: bool = False
+    """Whether nothing may leave the process: a test runs, and did not ask for PostHog."""
 
     @property
     def offline(self) -> bool:
@@ -237,9 +241,14 @@ class Settings:
         return bool(self.definitions_file)
 
     @property
+    def names_posthog(self) -> bool:
+        """Whether there is a PostHog on the network to ask."""
+        return self.enabled and not self.problems and not self.offline
+
+    @property
     def asks_posthog(self) -> bool:
         """Whether flags come from PostHog over the network."""
-        return self.enabled and not self.problems and not self.offline
+        return self.names_posthog and not self.isolated
 
     @property
     def timeout_seconds(self) -> float:
@@ -294,7 +303,7 @@ def _load() -> Settings:
     values["hostname"] = values["hostname"] or socket.gethostname()
     if "cache_alias" not in values and DEFAULT_CACHE_ALIAS in django_settings.CACHES:
         values["cache_alias"] = DEFAULT_CACHE_ALIAS
-    return Settings(**values, problems=tuple(problems))
+    return Settings(**values, problems=tuple(problems), isolated=overrides.isolated())
 
 
 NAMES = frozenset(
@@ -303,20 +312,36 @@ NAMES = frozenset(
 """Every Django setting whose change makes a new `Settings`."""
 
 _current: Settings | None = None
+_changes = 0
 
 
 def current() -> Settings:
     """Return the settings in force; the same object until one of them changes."""
     global _current  # noqa: PLW0603  # the one place that holds it
-    if _current is None:
-        _current = _load()
-    return _current
+    settings = _current
+    if settings is None:
+        changes = _changes
+        settings = _load()
+        if changes == _changes:  # else another thread has changed one meanwhile
+            _current = settings
+    return settings
 
 
-def _forget(*, setting: str, **_: Any) -> None:
-    global _current  # noqa: PLW0603  # the one place that holds it
+def _forget() -> None:
+    global _current, _changes  # noqa: PLW0603  # the one place that holds them
+    _changes += 1
+    _current = None
+
+
+def _on_change(*, setting: str, **_: Any) -> None:
     if setting in NAMES:
-        _current = None
+        _forget()
 
 
-setting_changed.connect(_forget, dispatch_uid="olposthog.conf")
+def _on_override(**_: Any) -> None:
+    if _current is None or _current.isolated is not overrides.isolated():
+        _forget()
+
+
+setting_changed.connect(_on_change, dispatch_uid="olposthog.conf")
+overrides.changed.connect(_on_override, dispatch_uid="olposthog.conf")

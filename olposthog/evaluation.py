@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from django.db import close_old_connections
 
-from . import conf
+from . import conf, overrides
 from .breaker import Breaker, State
 from .cache import READ_SECONDS, ProcessCache, SharedCache
 from .counters import Tally
@@ -129,7 +129,7 @@ class Evaluator:
                 clock=clock,
                 wall=wall,
             )
-        for problem in settings.problems if settings.enabled else ():
+        for problem in settings.problems if settings.enabled and not settings.isolated else ():
             log.error("%s %s Until then fallback values answer.", problem.message, problem.hint)
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class Evaluator:
             local = self._safely(lambda: self._decide_locally(query))
             if local is not None and not (self.poll and local.undecided):
                 snapshot = self._answer(local.evaluation, Source.LOCAL, query)
-            elif self.file:
+            elif not self.settings.asks_posthog:
                 snapshot = self._answer(None, Source.FALLBACK, query)
             else:
                 return None
@@ -351,7 +351,7 @@ class Evaluator:
         ANSWERS.count(source)
         evaluator = self._evaluator()
         definitions = evaluator.definitions if evaluator else None
-        return answer(
+        snapshot = answer(
             evaluation and evaluation.with_local(decided),
             {
                 key: value
@@ -365,6 +365,7 @@ class Evaluator:
             groups={name: str(group) for name, group in (query.identity.groups or {}).items()},
             anonymous=query.identity.anonymous,
         )
+        return overrides.apply(snapshot)
 
 
 def _digest(*parts: Any) -> str:

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from . import conf, gateway
-from .snapshot import LOCAL_REASON, Decision, Evaluation, FlagSnapshot
+from .snapshot import LOCAL_REASON, OVERRIDE_REASON, Decision, Evaluation, FlagSnapshot
 
 REMEMBERED = 50_000
 """How many exposures a process remembers in order not to report them again."""
@@ -16,7 +16,7 @@ class Exposures:
     """Reports each exposure once in the life of a process."""
 
     def __init__(self, settings: conf.Settings) -> None:
-        self._wanted = settings.send_events and not settings.offline
+        self._wanted = settings.send_events and settings.asks_posthog
         self._reported: dict[tuple[Any, ...], None] = {}
         self._lock = threading.Lock()
 
@@ -25,12 +25,12 @@ class Exposures:
 
         Once for each person, flag, value and groups, whatever the session: it is a client's claim,
         and must not multiply events. A value that PostHog did not decide (fallback, default,
-        disabled) is no exposure, and without a network there is nobody to tell.
+        disabled, a test's) is no exposure, and without a network there is nobody to tell.
         """
         snapshot.reported.add(key)
         evaluation = snapshot.evaluation
         decision = evaluation.decisions.get(key) if evaluation and self._wanted else None
-        if evaluation is None or decision is None:
+        if evaluation is None or decision is None or decision.reason == OVERRIDE_REASON:
             return
         exposure = (snapshot.distinct_id, key, decision.value, *sorted(snapshot.groups.items()))
         with self._lock:

@@ -17,13 +17,12 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from asgiref.sync import sync_to_async
 
 from . import conf, gateway, per_process, watching
-from .identity import Identity, identify
+from .identity import Identity, UniqueId, distinct_id_of, identify
 from .query import Key, Query, key_of_person
 from .snapshot import JSON, FlagSnapshot, Runtime
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from .evaluation import Evaluator
 
 log = logging.getLogger(__name__)
-
-UniqueId: TypeAlias = str | int | UUID | None
 
 
 class About(TypedDict, total=False):
@@ -60,7 +57,7 @@ def configure() -> None:
     client, thread or socket is made before the first use.
     """
     settings = conf.current()
-    if settings.asks_posthog:
+    if settings.names_posthog:
         gateway.install_client()
 
 
@@ -147,7 +144,7 @@ def clear_cache(opt_unique_id: UniqueId = None) -> None:
     """
     if _in_event_loop():
         _warn_of_blocking("clear_cache")
-    per_process.current().clear(None if opt_unique_id is None else _distinct_id(opt_unique_id))
+    per_process.current().clear(None if opt_unique_id is None else distinct_id_of(opt_unique_id))
 
 
 async def ais_enabled(
@@ -158,6 +155,16 @@ async def ais_enabled(
 ) -> bool:
     """`is_enabled` for coroutines."""
     return bool(_read(await _aevaluate("ais_enabled", opt_unique_id, **about), name, default))
+
+
+async def aget_feature_flag(
+    name: str,
+    default: bool | str | None = None,
+    opt_unique_id: UniqueId = None,
+    **about: Unpack[About],
+) -> bool | str:
+    """`get_feature_flag` for coroutines."""
+    return _read(await _aevaluate("aget_feature_flag", opt_unique_id, **about), name, default)
 
 
 async def aget_all_feature_flags(
@@ -185,7 +192,7 @@ def _evaluate(
     evaluator = per_process.current()
     if not about and runtime is Runtime.SERVER:
         # Nearly every call is this one: spare it whatever it does not need.
-        known = evaluator.recent.get(key_of_person(_distinct_id(opt_unique_id)))
+        known = evaluator.recent.get(key_of_person(distinct_id_of(opt_unique_id)))
         if known is not None:
             if watching.watcher:
                 watching.watcher.answered(caller, known, 0.0)
@@ -220,6 +227,7 @@ def _evaluate(
 
 INSTEAD = {
     "is_enabled": "await ais_enabled()",
+    "get_feature_flag": "await aget_feature_flag()",
     "get_all_feature_flags": "await aget_all_feature_flags()",
     "evaluate": "await aevaluate()",
     "for_request": "await aevaluate(request=...)",
@@ -282,7 +290,7 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
     request = about.get("request")
     if request is None:
         return Identity(
-            _distinct_id(opt_unique_id),
+            distinct_id_of(opt_unique_id),
             about.get("person_properties"),
             about.get("groups"),
             about.get("group_properties"),
@@ -293,19 +301,6 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
     if opt_unique_id is not None or tells_more:
         raise TypeError("Give a request, or an id and what is known about it, but not both.")
     return identify(request)
-
-
-def _distinct_id(unique_id: UniqueId) -> str:
-    if type(unique_id) is str and unique_id:
-        return unique_id
-    if unique_id is None or unique_id == "":
-        return conf.current().hostname
-    if isinstance(unique_id, bool) or not isinstance(unique_id, str | int | UUID):
-        raise TypeError(
-            f"opt_unique_id must be text, an int or a UUID, not {type(unique_id).__name__}: "
-            "pass for example str(user.pk)."
-        )
-    return str(unique_id)
 
 
 def _kept(about: About, evaluator: Evaluator, query: Query) -> FlagSnapshot | None:

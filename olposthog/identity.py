@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
 from django.conf import settings
@@ -27,6 +27,9 @@ ANONYMOUS_COOKIE_SALT = "olposthog.anonymous"
 ANONYMOUS_COOKIE_SECONDS = 365 * 24 * 3600
 BROWSER_ID_HEADER = "X-POSTHOG-DISTINCT-ID"
 SESSION_ID_HEADER = "X-POSTHOG-SESSION-ID"
+
+UniqueId: TypeAlias = str | int | uuid.UUID | None
+"""What callers may pass as a distinct id; None means the server itself."""
 
 _NEW_ID = "olposthog.new_anonymous_id"
 _ASKED = "olposthog.identity_asked"
@@ -102,6 +105,20 @@ def plain(value: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return `value` as plain JSON values: dates and UUIDs become text."""
     plain_value: dict[str, Any] = json.loads(json.dumps(value or {}, cls=DjangoJSONEncoder))
     return plain_value
+
+
+def distinct_id_of(unique_id: UniqueId) -> str:
+    """Return the id as PostHog has it; without one the server's own. Raises TypeError."""
+    if type(unique_id) is str and unique_id:
+        return unique_id
+    if unique_id is None or unique_id == "":
+        return conf.current().hostname
+    if isinstance(unique_id, bool) or not isinstance(unique_id, str | int | uuid.UUID):
+        raise TypeError(
+            f"A distinct id must be text, an int or a UUID, not {type(unique_id).__name__}: "
+            "pass for example str(user.pk)."
+        )
+    return str(unique_id)
 
 
 def identify(request: HttpRequest) -> Identity:

@@ -1,4 +1,4 @@
-"""Gives anonymous visitors of Django views the identity that the REST API would give them."""
+"""Gives requests their features, and anonymous visitors the identity that the REST API would."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
 from .identity import remember_identity
+from .request import Features
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
 
 
 class IdentityMiddleware:
-    """Sets the anonymous visitor's cookie on pages whose flags depend on the visitor.
+    """Sets `request.features`, and the visitor's cookie on pages whose flags depend on the visitor.
 
     Put it anywhere in MIDDLEWARE. A page that asks for no flags by request gets neither a cookie
     nor a `Vary`.
@@ -32,6 +33,7 @@ class IdentityMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
         """Answer as the view does, and remember a new visitor."""
+        request.features = Features(request)  # type: ignore[attr-defined]  # see FeaturesRequest
         response = self.get_response(request)
         if isinstance(response, Awaitable):
             return self._remember_later(request, response)

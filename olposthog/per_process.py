@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from . import conf
+from . import conf, overrides
 from .cache import READ_SECONDS
 from .evaluation import Evaluator
 
@@ -34,14 +34,19 @@ def _build() -> Evaluator:
 def reset() -> None:
     """Make the process forget all it knows of flags; what the fleet shares, it finds again."""
     global _current  # noqa: PLW0603  # one per process
-    if _current is not None:
-        _current.close()
-        _current = None
+    with _current_lock:  # what another thread is building may be of settings from before
+        if _current is not None:
+            _current.close()
+            _current = None
 
 
 def _on_change(*, setting: str, **_: Any) -> None:
     if setting in conf.NAMES:
         reset()
+
+
+def _on_override(**_: Any) -> None:
+    reset()
 
 
 def _before_fork() -> None:
@@ -58,4 +63,5 @@ def _after_fork() -> None:
 
 
 setting_changed.connect(_on_change, dispatch_uid="olposthog.per_process")
+overrides.changed.connect(_on_override, dispatch_uid="olposthog.per_process")
 os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

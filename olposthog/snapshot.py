@@ -15,6 +15,8 @@ JSON: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
 
 LOCAL_REASON = "local"
 """The reason code of what was decided by flag definitions in this process."""
+OVERRIDE_REASON = "override"
+"""The reason code of what a test decided."""
 
 
 class Source(StrEnum):

@@ -5,7 +5,7 @@ DEBUG = False
 USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.urls"
-STATIC_URL = "static/"
+STATIC_URL = "/static/"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "default"},
@@ -44,6 +44,7 @@ TEMPLATES = [
     }
 ]
 REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema"}
+SIMPLE_JWT = {"SIGNING_KEY": "for the tests only, and as long as HS256 wants it"}
 SPECTACULAR_SETTINGS = {"TITLE": "Feature flags", "VERSION": "1.0.0", "OAS_VERSION": "3.1.0"}
 HOSTNAME = "tests.example.com"
 ENVIRONMENT = "tests"

@@ -13,6 +13,7 @@ from pytest_django import Settings
 
 from olposthog import exposures, gateway, per_process
 from olposthog.features import (
+    aget_feature_flag,
     ais_enabled,
     clear_cache,
     evaluate,
@@ -108,10 +109,21 @@ def test_exposure_is_reported_once(enabled: PostHogServer) -> None:
         is_enabled("beta", opt_unique_id="u1")
         get_feature_flag("beta", opt_unique_id="u1")
         asyncio.run(ais_enabled("beta", opt_unique_id="u1"))
+        asyncio.run(aget_feature_flag("beta", opt_unique_id="u1"))
         clear_cache()
 
     assert told(enabled) == [("u1", "beta", True)]
     assert len(enabled.flag_calls) == 5
+
+
+def test_reading_in_a_coroutine_is_an_exposure(enabled: PostHogServer) -> None:
+    """The functions for coroutines report what they read, each by itself."""
+    enabled.flags = {"beta": True, "checkout": "test"}
+
+    asyncio.run(ais_enabled("beta", opt_unique_id="u1"))
+    asyncio.run(aget_feature_flag("checkout", opt_unique_id="u1"))
+
+    assert told(enabled) == [("u1", "beta", True), ("u1", "checkout", "test")]
 
 
 def test_each_person_flag_and_value_is_reported(enabled: PostHogServer) -> None:

@@ -28,6 +28,7 @@ from olposthog import per_process
 from olposthog.features import (
     aevaluate,
     aget_all_feature_flags,
+    aget_feature_flag,
     ais_enabled,
     clear_cache,
     configure,
@@ -403,16 +404,21 @@ def test_async_twins_agree(enabled: PostHogServer, settings: Settings, outage: b
     enabled.flags = {"beta": True, "checkout": Variant("test", payload=1)}
     enabled.fault = Status(500) if outage else None
 
-    is_on, is_unknown_on, flags, snapshot = asyncio.run(
+    is_on, is_unknown_on, variant, unknown_variant, flags, snapshot = asyncio.run(
         gather(
             ais_enabled("beta", opt_unique_id="u1"),
             ais_enabled("unknown", True, "u1"),
+            aget_feature_flag("checkout", opt_unique_id="u1"),
+            aget_feature_flag("unknown", "given", "u1"),
             aget_all_feature_flags("u1"),
             aevaluate("u1"),
         )
     )
 
     assert (is_on, is_unknown_on) == (True, True)
+    assert variant == get_feature_flag("checkout", opt_unique_id="u1")
+    assert variant == (False if outage else "test")
+    assert unknown_variant == "given"
     assert flags == get_all_feature_flags("u1")
     assert snapshot is evaluate("u1")
     assert snapshot.source is (Source.FALLBACK if outage else Source.POSTHOG)
@@ -653,6 +659,7 @@ def test_request_in_every_function(enabled: PostHogServer) -> None:
     assert get_feature_flag_payload("beta", request=request) == 1
     assert get_all_feature_flags(request=request) == {"beta": True}
     assert asyncio.run(ais_enabled("beta", request=request)) is True
+    assert asyncio.run(aget_feature_flag("beta", request=request)) is True
     assert asyncio.run(aevaluate(request=request)) is for_request(request)
     assert len(enabled.flag_calls) == 1
 

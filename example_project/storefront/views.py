@@ -40,15 +40,12 @@ TEAS = [
 
 
 def home(request: HttpRequest) -> HttpResponse:
+    """Compute what depends on flags; what is merely shown or not is the template's matter."""
     percent = 0
     if is_enabled("web-summer-sale", request=request):
         sale = get_feature_flag_payload("web-summer-sale", request=request)
         percent = sale["percent"] if isinstance(sale, dict) else 10
     context = {
-        "new_navigation": is_enabled("new-navigation", request=request),
-        "upgrade_offer": is_enabled("web-upgrade-offer", request=request),
-        "gift_wrapping": is_enabled("gift-wrapping", request=request),
-        "stock_forecast": is_enabled("stock-forecast", request=request),
         "percent_off": percent,
         "offers": [(tea, _reduced(tea.price, percent)) for tea in TEAS],
         "checkout": get_feature_flag("checkout", "classic", request=request),

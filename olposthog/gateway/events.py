@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from functools import cache
 from typing import Any
 
 import posthog
 import posthog.utils
-from django.utils.functional import SimpleLazyObject
 
 from olposthog import conf
 
@@ -22,12 +22,15 @@ _client_lock = threading.Lock()
 def client() -> posthog.Posthog:
     """Return the process's SDK client for events, built on first use.
 
-    It evaluates no flags. Its thread starts with it.
+    It evaluates no flags. Its thread starts with it. In a test that did not ask for PostHog it is
+    one that does nothing.
     """
     global _client  # noqa: PLW0603  # one client per process, as the SDK wants it
     settings = conf.current()
+    if settings.isolated:
+        return _silent_client()
     with _client_lock:
-        if _client is None or _client[0] is not settings:
+        if _client is None or _client[0] != settings:
             sdk = posthog.Posthog(
                 settings.project_api_key,
                 host=settings.api_host,
@@ -43,9 +46,24 @@ def client() -> posthog.Posthog:
         return _client[1]
 
 
+@cache
+def _silent_client() -> posthog.Posthog:
+    return posthog.Posthog("")  # without a key the SDK does nothing
+
+
 def install_client() -> None:
     """Make `posthog.capture(…)` and its like use `client()`, without building it yet."""
-    posthog.default_client = SimpleLazyObject(client)  # type: ignore[assignment]  # stands in for it
+    posthog.default_client = _Current()  # type: ignore[assignment]  # stands in for it
+
+
+class _Current:
+    """Whichever client is the process's now, which a fork, a setting or a test may change."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(client(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(client(), name, value)
 
 
 def capture(

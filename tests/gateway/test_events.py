@@ -13,6 +13,7 @@ from pytest_django import Settings
 from olposthog import gateway
 from olposthog.features import configure
 from olposthog.gateway import events
+from olposthog.testing import override_flags
 from tests.posthog_server import PostHogServer
 from tests.site.processes import ROOT
 
@@ -98,6 +99,7 @@ settings.configure(
 django.setup()
 from olposthog import features, per_process
 from olposthog.gateway import events
+from olposthog.testing import override_flags
 features.configure()
 features.configure()
 import posthog
@@ -119,7 +121,17 @@ def test_configure_makes_nothing_yet() -> None:
     )
 
     assert ran.stderr == ""
-    assert ran.stdout.splitlines() == ["1 None None", "SimpleLazyObject"]
+    assert ran.stdout.splitlines() == ["1 None None", "_Current"]
+
+
+def test_the_client_outlives_a_test_without_posthog(enabled: PostHogServer) -> None:
+    """What has not been delivered yet is the same client's, before an override and after it."""
+    before = events.client()
+    with override_flags():
+        assert events.client() is not before
+        assert events.client().disabled
+
+    assert events.client() is before
 
 
 def test_disabled_site_leaves_the_sdk_alone(settings: Settings) -> None:

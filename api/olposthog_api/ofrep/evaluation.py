@@ -6,7 +6,7 @@ import json
 from enum import StrEnum
 from typing import Any
 
-from olposthog.snapshot import LOCAL_REASON, Decision, FlagSnapshot
+from olposthog.snapshot import LOCAL_REASON, OVERRIDE_REASON, Decision, FlagSnapshot
 from olposthog.visibility import is_visible
 
 ON, OFF = "on", "off"
@@ -70,8 +70,8 @@ def _flag(snapshot: FlagSnapshot, key: str) -> dict[str, Any]:
 
 
 def _reason(decision: Decision | None) -> Reason:
-    if decision is None:
-        return Reason.STATIC  # of `settings.FEATURES`
+    if decision is None or decision.reason == OVERRIDE_REASON:
+        return Reason.STATIC  # of `settings.FEATURES`, or a test's
     if decision.reason == LOCAL_REASON and decision.value:
         return Reason.TARGETING_MATCH  # definitions tell why a flag is on, not why it is off
     return REASONS.get(decision.reason, Reason.UNKNOWN)

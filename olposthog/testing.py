@@ -1,0 +1,248 @@
+"""Flags in tests: what each test says they are, and nothing of PostHog.
+
+    with override_flags({"new-nav": True, "checkout": "test"}):
+        ...
+
+While an override holds, nothing leaves the process: flags that it does not mention answer from
+`settings.FEATURES`, or from POSTHOG_FLAG_DEFINITIONS_FILE where that is set. Under pytest this is
+so from the start (`olposthog.pytest_plugin`), under Django's test runner with
+`TEST_RUNNER = "olposthog.testing.FlagsTestRunner"`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, TypeVar, cast
+from unittest import TestCase
+
+from django.test.runner import DiscoverRunner, ParallelTestSuite
+
+from . import overrides
+from .identity import UniqueId, distinct_id_of
+from .overrides import Override, UnexpectedFlag
+from .snapshot import JSON
+
+__all__ = ["Flags", "FlagsTestRunner", "UnexpectedFlag", "override_flags"]
+
+T = TypeVar("T", bound="Callable[..., Any] | type")
+
+
+class override_flags:  # noqa: N801  # it is used as a function is, like Django's override_settings
+    """Says what flags are, for everything in the process: a context manager, and a decorator.
+
+    It holds for Python code, templates, guards, the REST API and OFREP alike, in every thread, so
+    also for a live server's; which flags browsers may see is still up to POSTHOG_API_FLAGS. Blocks
+    can be nested, and overlap in async code: the one entered last holds, and each that ends takes
+    along what it said, and nothing else.
+
+    As a decorator it takes functions and methods, coroutines and generators included, subclasses of
+    `unittest.TestCase`, for which it holds from before `setUpClass` on, and other classes, whose
+    methods with names in `test…` it decorates.
+
+    `flags` maps flag keys to True, False or the name of a variant, and `payloads` some of them to
+    the payload that they have while they are on. `for_id` narrows this to one person: text, an int
+    or a UUID, as for `is_enabled`.
+
+    With `strict=True` there are no flags but those mentioned: reading another one raises
+    `UnexpectedFlag`, an AssertionError that names it, then and there, and again at the end of the
+    block if the tested code swallowed it. With `ask_posthog=True` the rest is up to PostHog, as the
+    settings say. None, the default of both, means: as around it, and at first no.
+
+    Raises TypeError or ValueError, naming the flag, for what cannot be one.
+    """
+
+    def __init__(
+        self,
+        flags: Mapping[str, bool | str] | None = None,
+        *,
+        payloads: Mapping[str, JSON] | None = None,
+        for_id: UniqueId = None,
+        strict: bool | None = None,
+        ask_posthog: bool | None = None,
+    ) -> None:
+        if for_id == "":
+            raise ValueError("for_id is empty; leave it out to override the flags of everyone.")
+        self._flags = _judged(flags or {})
+        self._payloads = _belonging(payloads or {}, self._flags)
+        self._for_id = for_id if for_id is None else distinct_id_of(for_id)
+        self._strict = strict
+        self._ask_posthog = ask_posthog
+        self._entered: list[Override] = []
+
+    def __enter__(self) -> None:
+        override = Override(
+            self._flags, self._payloads, self._for_id, self._strict, self._ask_posthog
+        )
+        self._entered.append(override)
+        overrides.put_on(override)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        override = self._entered.pop()
+        overrides.take_off(override)
+        if override.unexpected and error is None:
+            raise UnexpectedFlag.swallowed(override.unexpected)
+
+    def __call__(self, decorated: T) -> T:
+        """Return the function or class with the flags holding for it."""
+        if isinstance(decorated, type):
+            self._decorate_class(decorated)
+            return cast("T", decorated)
+        return cast("T", self._decorate_function(decorated))
+
+    def _decorate_class(self, tests: type) -> None:
+        if issubclass(tests, TestCase):
+            _decorate_test_case(tests, self)
+        else:
+            self._decorate_tests(tests)
+
+    def _decorate_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if not callable(function):
+            raise TypeError(f"override_flags() decorates functions and classes, not {function!r}.")
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        @functools.wraps(function)
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await function(*args, **kwargs)
+
+        @functools.wraps(function)
+        def generate(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            with self:
+                yield from function(*args, **kwargs)
+
+        @functools.wraps(function)
+        async def generate_async(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            with self:
+                async for item in function(*args, **kwargs):
+                    yield item
+
+        if inspect.iscoroutinefunction(function):
+            return call_async
+        if inspect.isgeneratorfunction(function):
+            return generate
+        if inspect.isasyncgenfunction(function):
+            return generate_async
+        return call
+
+    def _decorate_tests(self, tests: type) -> None:
+        names = [name for name in dir(tests) if name.startswith("test")]
+        methods = {name: inspect.getattr_static(tests, name) for name in names}
+        found = {name: one for name, one in methods.items() if inspect.isroutine(one)}
+        if not found:
+            raise TypeError(f"override_flags() decorates tests, and {tests.__name__} has none.")
+        for name, method in found.items():
+            if isinstance(method, staticmethod | classmethod):
+                setattr(tests, name, type(method)(self._decorate_function(method.__func__)))
+            else:
+                setattr(tests, name, self._decorate_function(method))
+
+
+def _decorate_test_case(case: type[TestCase], override: override_flags) -> None:
+    """Let an override hold for a class of tests, and for its subclasses below theirs."""
+    own: list[override_flags] | None = vars(case).get(_OVERRIDES)
+    if own is not None:
+        own.insert(0, override)  # of two decorators, the inner one holds
+        return
+    setattr(case, _OVERRIDES, [override])
+    set_up_class: classmethod[TestCase, [], None] | None = vars(case).get("setUpClass")
+
+    def enter_first(cls: type[TestCase]) -> None:
+        for one in reversed(cls.__mro__):  # a subclass's own hold over those of its bases
+            for each in vars(one).get(_OVERRIDES, ()):
+                cls.enterClassContext(each)
+        if set_up_class is None:
+            cast("type[TestCase]", super(case, cls)).setUpClass()
+        else:
+            set_up_class.__func__(cls)
+
+    case.setUpClass = classmethod(enter_first)  # type: ignore[assignment]  # bound on access
+
+
+_OVERRIDES = "_olposthog_overrides"
+
+
+def _judged(flags: Mapping[str, bool | str]) -> dict[str, bool | str]:
+    if not isinstance(flags, Mapping):
+        raise TypeError(f'flags must be a dict such as {{"new-nav": True}}, not {flags!r}.')
+    for key, value in flags.items():
+        if not isinstance(key, str):
+            raise TypeError(f"The key of a flag must be a str, not {key!r}.")
+        if not isinstance(value, bool | str):
+            raise TypeError(
+                f"The flag {key!r} must be True, False or the name of a variant, not {value!r}."
+            )
+        if value == "":
+            raise ValueError(f"The flag {key!r} is empty text: no variant has that name.")
+    return dict(flags)
+
+
+def _belonging(payloads: Mapping[str, JSON], flags: Mapping[str, bool | str]) -> dict[str, JSON]:
+    if not isinstance(payloads, Mapping):
+        raise TypeError(f'payloads must be a dict such as {{"new-nav": {{}}}}, not {payloads!r}.')
+    for key in payloads:
+        if key not in flags:
+            raise ValueError(f"There is a payload for {key!r}: say in flags what that flag is.")
+    return dict(payloads)
+
+
+class Flags:
+    """What the fixture `flags` is: called like `override_flags`, it holds until the test ends."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def __call__(
+        self,
+        flags: Mapping[str, bool | str] | None = None,
+        *,
+        payloads: Mapping[str, JSON] | None = None,
+        for_id: UniqueId = None,
+        strict: bool | None = None,
+        ask_posthog: bool | None = None,
+    ) -> None:
+        """Say what flags are from now on, over what was said before."""
+        self._stack.enter_context(
+            override_flags(
+                flags, payloads=payloads, for_id=for_id, strict=strict, ask_posthog=ask_posthog
+            )
+        )
+
+
+def _isolate() -> None:
+    overrides.put_on(Override())
+
+
+class _Suite(ParallelTestSuite):
+    """Tests in parallel processes, which know nothing of this one where they are not forked."""
+
+    process_setup = _isolate
+
+
+class FlagsTestRunner(DiscoverRunner):
+    """Django's test runner, with nothing leaving the process but where a test asks for PostHog."""
+
+    parallel_test_suite = _Suite
+
+    def setup_test_environment(self, **kwargs: Any) -> None:
+        """Set up what Django sets up, and let nothing out."""
+        super().setup_test_environment(**kwargs)
+        self._isolation = override_flags()
+        self._isolation.__enter__()
+
+    def teardown_test_environment(self, **kwargs: Any) -> None:
+        """Take both back."""
+        self._isolation.__exit__(None, None, None)
+        super().teardown_test_environment(**kwargs)
