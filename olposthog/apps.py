@@ -13,9 +13,11 @@ class OlposthogConfig(AppConfig):
 
     def ready(self) -> None:
         """Configure; no client, thread or socket is made here."""
-        from .checks import check_production, check_settings
+        from . import checks
         from .features import configure
 
-        django_checks.register(check_settings, "olposthog")
-        django_checks.register(check_production, "olposthog")
+        django_checks.register(checks.check_settings, "olposthog")
+        django_checks.register(checks.check_production, "olposthog")
+        django_checks.register(checks.check_predecessor, "olposthog")
+        django_checks.register(checks.check_cache_table, django_checks.Tags.database)
         configure()

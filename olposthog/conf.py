@@ -33,6 +33,8 @@ class Problem:
     setting: str
     message: str
     hint: str
+    missing: bool = False
+    """Whether it is required and not there, rather than there and not usable."""
 
 
 class _Refused(ValueError):
@@ -111,9 +113,10 @@ def _alias(value: Any) -> str:
 
 
 def _path(value: Any) -> str:
-    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value):
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or "\0" in path:
         raise _Refused("a path", "Set a str or a pathlib.Path.")
-    return os.fspath(value)
+    return path
 
 
 def _features(value: Any) -> Mapping[str, bool | str]:
@@ -284,7 +287,7 @@ def _load() -> Settings:
     switched_on = values.get("enabled") and "POSTHOG_ENABLED" not in refused
     if switched_on and not values.get("definitions_file"):
         problems += [
-            Problem(name, f"{name} is required while POSTHOG_ENABLED is True.", hint)
+            Problem(name, f"{name} is required while POSTHOG_ENABLED is True.", hint, missing=True)
             for name, given, hint in (
                 (
                     "POSTHOG_PROJECT_API_KEY",

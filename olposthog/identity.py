@@ -107,15 +107,18 @@ def plain(value: Mapping[str, Any] | None) -> dict[str, Any]:
     return plain_value
 
 
-def distinct_id_of(unique_id: UniqueId) -> str:
-    """Return the id as PostHog has it; without one the server's own. Raises TypeError."""
+def distinct_id_of(unique_id: UniqueId, argument: str = "opt_unique_id") -> str:
+    """Return the id as PostHog has it; without one the server's own.
+
+    Raises TypeError, which names the `argument`, for anything else.
+    """
     if type(unique_id) is str and unique_id:
         return unique_id
     if unique_id is None or unique_id == "":
         return conf.current().hostname
     if isinstance(unique_id, bool) or not isinstance(unique_id, str | int | uuid.UUID):
         raise TypeError(
-            f"A distinct id must be text, an int or a UUID, not {type(unique_id).__name__}: "
+            f"{argument} must be text, an int or a UUID, not {type(unique_id).__name__}: "
             "pass for example str(user.pk)."
         )
     return str(unique_id)

@@ -68,7 +68,7 @@ class override_flags:  # noqa: N801  # it is used as a function is, like Django'
             raise ValueError("for_id is empty; leave it out to override the flags of everyone.")
         self._flags = _judged(flags or {})
         self._payloads = _belonging(payloads or {}, self._flags)
-        self._for_id = for_id if for_id is None else distinct_id_of(for_id)
+        self._for_id = for_id if for_id is None else distinct_id_of(for_id, "for_id")
         self._strict = strict
         self._ask_posthog = ask_posthog
         self._entered: list[Override] = []

@@ -28,6 +28,16 @@ def identify(request: object) -> Identity:
 NOT_CALLABLE = 42
 
 
+class BytesPath(os.PathLike[bytes]):
+    """A path, as Python has them too, that is no text."""
+
+    def __fspath__(self) -> bytes:
+        return b"flags.json"
+
+    def __repr__(self) -> str:
+        return "BytesPath()"
+
+
 class Setting(NamedTuple):
     """One setting: where it is found, its default, a good value as given and as read, bad ones."""
 
@@ -147,7 +157,7 @@ SETTINGS = [
         "",
         Path("flags.json"),
         "flags.json",
-        [42, ["flags.json"], True],
+        [42, ["flags.json"], True, BytesPath()],
     ),
     Setting("POSTHOG_SEND_FEATURE_FLAG_EVENTS", "send_events", True, False, False, NOT_BOOLEANS),
     Setting(

@@ -442,8 +442,8 @@ def test_the_apps_origin_may_read_and_report(shop):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"POSTHOG_API_HOST": "https://eu.i.posthog.com"}, "olposthog.E002"),
-        ({"POSTHOG_PROJECT_API_KEY": "phc_demo"}, "olposthog.E004"),
+        ({"POSTHOG_API_HOST": "https://eu.i.posthog.com"}, "olposthog.E101"),
+        ({"POSTHOG_PROJECT_API_KEY": "phc_demo"}, "olposthog.E102"),
         ({"POSTHOG_ENABLED": "perhaps"}, "POSTHOG_ENABLED is 'perhaps'"),
         ({"POSTHOG_LOCAL_CACHE_SECONDS": "five"}, "POSTHOG_LOCAL_CACHE_SECONDS is 'five'"),
         ({"SHOP_SPA_ORIGIN": "app.example.com"}, "corsheaders.E013"),

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from olposthog import conf, features
-from olposthog.checks import ERRORS, check_settings
+from olposthog.checks import check_settings
+from olposthog.checks.ids import MISSING
 from tests.posthog_faults import Delay, Status
 from tests.posthog_server import PostHogServer, Variant
 from tests.site.child import say
@@ -154,7 +155,7 @@ def test_host_must_be_named(settings: Any) -> None:
     settings.POSTHOG_ENABLED = True
     settings.POSTHOG_PROJECT_API_KEY = "phc_test"
 
-    assert [message.id for message in check_settings()] == [ERRORS["POSTHOG_API_HOST"]]
+    assert [message.id for message in check_settings()] == [MISSING["POSTHOG_API_HOST"]]
     assert features.evaluate("ann").source == "fallback"
 
 

@@ -141,13 +141,17 @@ def test_ofrep_gets_what_is_said(site: PostHogServer, client: Client) -> None:
 
 
 def test_templates_get_what_is_said(site: PostHogServer) -> None:
-    """The bootstrap of posthog-js."""
+    """The tags for flags, and the bootstrap of posthog-js."""
     from django.template import engines
 
-    page = engines["django"].from_string("{% load olposthog %}{% posthog_bootstrap %}")
+    page = engines["django"].from_string(
+        "{% load olposthog %}{% flag 'new-nav' %}new{% elseflag %}old{% endflag %}"
+        " {% flag_variant 'checkout' %} {% posthog_bootstrap %}"
+    )
     with override_flags({"new-nav": False, "checkout": "test"}):
         rendered = page.render({}, RequestFactory().get("/"))
 
+    assert rendered.startswith("old test <script")
     assert '"featureFlags": {"checkout": "test", "old": true}' in rendered
 
 
@@ -693,7 +697,7 @@ def test_a_case_that_swallows_fails() -> None:
         ({"payloads": {"new-nav": 1}}, "'new-nav': say in flags"),
         ({"flags": {"new-nav": True}, "payloads": 1}, "payloads must be a dict"),
         ({"flags": {"new-nav": True}, "for_id": ""}, "for_id is empty"),
-        ({"flags": {"new-nav": True}, "for_id": 1.5}, "must be text, an int or a UUID"),
+        ({"flags": {"new-nav": True}, "for_id": 1.5}, "for_id must be text, an int or a UUID"),
     ],
 )
 def test_what_is_no_flag_is_refused(arguments: Any, complaint: str) -> None:

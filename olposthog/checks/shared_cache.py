@@ -1,0 +1,196 @@
+"""The shared cache: whether processes share it, what it keeps, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.db import BaseDatabaseCache
+from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.filebased import FileBasedCache
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.redis import RedisCache
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, connections, router
+
+from olposthog import conf
+from olposthog.cache import SharedCache
+
+from . import ids
+
+DEFAULT_MAX_ENTRIES = 300
+"""What Django allows a `DatabaseCache` when MAX_ENTRIES is not set."""
+
+
+def messages(settings: conf.Settings) -> Iterator[CheckMessage]:
+    """Report what keeps processes from sharing answers and the one circuit breaker."""
+    if settings.offline:
+        return  # a definitions file needs no cache
+    alias = settings.cache_alias
+    if alias is None:
+        yield CheckWarning(
+            'CACHES has no "durable": each process has a cache and a circuit breaker of its own.',
+            hint='Add a CACHES["durable"] that all processes share, such as a DatabaseCache.',
+            id=ids.NO_SHARED_CACHE,
+        )
+        return
+    try:
+        cache = _build(alias)
+    except Exception as error:  # noqa: BLE001  # a backend may raise anything
+        # The type alone, unless it names a module: a backend may quote an address with a password.
+        is_import = isinstance(error, ImportError | ImproperlyConfigured)
+        reason = str(error) if is_import else type(error).__name__
+        yield Error(
+            f"CACHES[{alias!r}] cannot be used: {reason}",
+            hint="Mend its BACKEND and OPTIONS, or install the package that the backend needs. "
+            "Until then each process has a circuit breaker of its own.",
+            id=ids.BROKEN_CACHE,
+        )
+        return
+    yield from _timeout(alias, settings)
+    yield from _backend(alias, cache)
+
+
+def _build(alias: str) -> BaseCache:
+    cache = caches[alias]
+    if isinstance(cache, RedisCache):
+        cache._cache  # noqa: B018, SLF001  # Django imports the client and reads OPTIONS only here
+    return cache
+
+
+def _timeout(alias: str, settings: conf.Settings) -> Iterator[CheckMessage]:
+    try:
+        seconds = SharedCache(alias).timeout_seconds
+    except (TypeError, ValueError):
+        yield Error(
+            f"CACHES[{alias!r}] has a TIMEOUT that is no number of seconds: no answer can be kept, "
+            "and FEATURES answers.",
+            hint="Set its TIMEOUT to the seconds that flags may be old, for example 300.",
+            id=ids.BAD_CACHE_TIMEOUT,
+        )
+        return
+    if seconds is None:
+        yield CheckWarning(
+            f"CACHES[{alias!r}] has the TIMEOUT None: a person's flags are asked for once, and "
+            "never again.",
+            hint="Set its TIMEOUT to the seconds that flags may be old, for example 300.",
+            id=ids.NEVER_RENEWED,
+        )
+    elif not seconds > 0:
+        yield CheckWarning(
+            f"CACHES[{alias!r}] has the TIMEOUT {seconds:g}: no answer is ever fresh, and PostHog "
+            "is asked again and again.",
+            hint="Set its TIMEOUT to the seconds that flags may be old, for example 300.",
+            id=ids.NEVER_FRESH,
+        )
+    elif settings.local_cache_seconds > seconds:
+        yield CheckWarning(
+            f"POSTHOG_LOCAL_CACHE_SECONDS is {settings.local_cache_seconds:g}, and the TIMEOUT of "
+            f"CACHES[{alias!r}] is {seconds:g}: a process keeps answers for longer than they are "
+            "fresh.",
+            hint="Set POSTHOG_LOCAL_CACHE_SECONDS to a small part of that TIMEOUT, such as 5.",
+            id=ids.KEPT_TOO_LONG,
+        )
+
+
+def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
+    name = f"CACHES[{alias!r}] is a {type(cache).__name__}"
+    if isinstance(cache, LocMemCache | DummyCache) and not django_settings.DEBUG:
+        keeps = "keeps nothing" if isinstance(cache, DummyCache) else "no two processes share"
+        yield CheckWarning(
+            f"{name}, which {keeps}: each process asks PostHog for itself, and has a circuit "
+            "breaker of its own.",
+            hint=f"Make CACHES[{alias!r}] a DatabaseCache, or Redis; name another cache in "
+            "POSTHOG_CACHE_ALIAS if the site has one.",
+            id=ids.CACHE_NOT_SHARED,
+        )
+    if isinstance(cache, FileBasedCache) and not django_settings.DEBUG:
+        yield CheckWarning(
+            f"{name}, which one machine has for itself, which lets several processes win the same "
+            "claim, and which throws entries away at random: several may probe, and the circuit "
+            "breaker's state may be lost.",
+            hint=f"Make CACHES[{alias!r}] a DatabaseCache, or Redis.",
+            id=ids.FILE_CACHE,
+        )
+    if isinstance(cache, BaseDatabaseCache):
+        # What Django understands, whatever CACHES says: text may count, and a misplaced one not.
+        most: int = cache._max_entries  # noqa: SLF001
+        if most <= DEFAULT_MAX_ENTRIES:
+            yield CheckWarning(
+                f"{name} of {most} entries: with more it throws entries away, long before they "
+                "expire.",
+                hint='Set OPTIONS: {"MAX_ENTRIES": …} to more than twice the people of one TIMEOUT '
+                "and the longer stale window, twice that with "
+                "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS, plus 200.",
+                id=ids.SMALL_CACHE,
+            )
+    if _may_wait_for_ever(cache):
+        yield CheckWarning(
+            f"{name} without a socket timeout: a connection that died without a word holds a "
+            "thread for a quarter of an hour.",
+            hint='Set OPTIONS: {"socket_timeout": 1, "socket_connect_timeout": 1}; with '
+            "django-redis they are SOCKET_TIMEOUT and SOCKET_CONNECT_TIMEOUT.",
+            id=ids.REDIS_WITHOUT_TIMEOUT,
+        )
+
+
+def _may_wait_for_ever(cache: Any) -> bool:
+    """Return whether a Redis client, Django's or django-redis', has no timeout of any origin.
+
+    OPTIONS, the query of the address and the client's own default all count, so the answer is
+    that of a connection, which is made and not opened.
+    """
+    try:
+        client = cache._cache if isinstance(cache, RedisCache) else cache.client  # noqa: SLF001
+        pool = client.get_client(write=True).connection_pool
+        return pool.connection_class(**pool.connection_kwargs).socket_timeout is None
+    except Exception:  # noqa: BLE001  # no Redis, or one that only its own package understands
+        return False
+
+
+def check_cache_table(databases: Collection[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """Report that the table of the shared cache is missing, if it belongs in one of `databases`.
+
+    A warning, since `migrate` comes before `createcachetable` and would refuse to run.
+    """
+    settings = conf.current()
+    alias = settings.cache_alias
+    if not settings.enabled or settings.offline or alias is None:
+        return []
+    return [
+        CheckWarning(
+            f"CACHES[{alias!r}] is a DatabaseCache, and its table is missing: each process has a "
+            "circuit breaker of its own.",
+            hint=fix,
+            id=ids.NO_CACHE_TABLE,
+        )
+        for fix in how_to_make_table(alias, databases or ())
+    ]
+
+
+def how_to_make_table(alias: str, databases: Collection[str]) -> Iterator[str]:
+    """Yield how to make the table of a `DatabaseCache` that lacks it in one of `databases`."""
+    try:
+        cache = caches[alias]
+        if not isinstance(cache, BaseDatabaseCache):
+            return
+        entries = cache.cache_model_class
+        database = router.db_for_write(entries)
+        if database not in databases:
+            return
+        tables = connections[database].introspection.table_names()
+        allowed = router.allow_migrate_model(database, entries)
+    except Exception:  # noqa: BLE001  # the database is away, or the cache or a router is broken
+        return
+    table = str(entries._meta.db_table)  # noqa: SLF001  # documented by Django
+    # Some databases change a name's case.
+    if table.lower() in {one.lower() for one in tables}:
+        return
+    where = "" if database == DEFAULT_DB_ALIAS else f" --database {database}"
+    first = "" if allowed else f"Let the router's allow_migrate have django_cache in {database!r}. "
+    yield f"{first}Run: python manage.py createcachetable{where}"
