@@ -104,7 +104,7 @@ wheel-check: .venv/ready ## build the wheel and use it as a stranger would
 run-check: .venv/ready $(FRONTEND)/dist/ready ## start the example twice, and use it
 	$(PY) scripts/check_run.py
 
-screenshots: .venv/ready $(FRONTEND)/dist/ready ## take the pictures of docs/browser.md anew
+screenshots: .venv/ready $(FRONTEND)/dist/ready ## take the pictures of the docs anew
 	$(PY) -m tests.browser.screenshots
 
 bench: .venv/ready ## measure against the predecessor

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -90,8 +91,7 @@ class Record:
 def _time(stored: Any) -> float | None:
     if stored is None:
         return None
-    if not math.isfinite(float(stored)):
-        raise ValueError(stored)
+    datetime.fromtimestamp(float(stored), UTC)  # refuses what is no time
     return float(stored)
 
 

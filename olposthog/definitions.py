@@ -167,6 +167,11 @@ class DefinitionsFile(Generic[T]):
                 self._looked_at = self._clock()
         return self._loaded
 
+    @property
+    def complaint(self) -> str:
+        """What was wrong with the file when it was last looked at; empty while it is good."""
+        return self._complaint
+
     def _look(self) -> None:
         try:
             status = Path(self._path).stat()

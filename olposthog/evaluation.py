@@ -105,7 +105,7 @@ class Evaluator:
         self._remote = Remote(
             gateway,
             self.breaker,
-            self._mirror_breaker,
+            self.mirror_breaker,
             slow_seconds=self._flight_seconds * 0.95,  # a call ends a little before its flight
             clock=clock,
         )
@@ -214,12 +214,17 @@ class Evaluator:
         self.recent.put(query.key, snapshot, self.recent.generation)
         return snapshot
 
-    def clear(self, distinct_id: str | None) -> None:
-        """Forget one person's answers, or everybody's, here and in the shared cache."""
+    def clear(self, distinct_id: str | None) -> bool:
+        """Forget one person's answers, or everybody's, here and in the shared cache.
+
+        Return whether the shared cache, where there is one, confirmed it in time.
+        """
         self.recent.clear()
         asks = self.settings.asks_posthog
-        if asks and not self._entries.clear(distinct_id, self.wait_seconds):
-            log.warning("The shared cache did not confirm in time that its flags are cleared.")
+        if not asks or self._entries.clear(distinct_id, self.wait_seconds):
+            return True
+        log.warning("The shared cache did not confirm in time that its flags are cleared.")
+        return False
 
     def _fly(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
         known = self.recent.get(query.key)  # landed between the caller's look and its boarding
@@ -306,7 +311,8 @@ class Evaluator:
                 return self._answer(known, source, query, decided)
         return self._answer(decided, Source.FALLBACK, query)
 
-    def _mirror_breaker(self) -> None:
+    def mirror_breaker(self) -> None:
+        """Take over the circuit's state from the shared cache; waits a second for it at most."""
         found = self.shared.get_many([self._ledger.state_key], READ_SECONDS)
         if found is not None:
             self.breaker.mirror(found.get(self._ledger.state_key))

@@ -16,7 +16,7 @@ from django.http import HttpRequest
 
 from .features import evaluate
 from .identity import Identity, identify
-from .snapshot import JSON, LOCAL_REASON, FlagSnapshot, Runtime, Source
+from .snapshot import JSON, LOCAL_REASON, Decision, FlagSnapshot, Runtime, Source
 from .visibility import is_internal, visible_flags
 
 if TYPE_CHECKING:
@@ -82,23 +82,37 @@ def _flags(server: FlagSnapshot, client: FlagSnapshot) -> Iterator[InspectedFlag
         if is_internal(key):
             continue
         snapshot = server if key in server.flags else client
-        decisions = snapshot.evaluation.decisions if snapshot.evaluation else {}
-        decision = decisions.get(key)
-        fallback = Source.DISABLED if snapshot.source is Source.DISABLED else Source.FALLBACK
         yield InspectedFlag(
             key=key,
             value=snapshot.flags[key],
-            payload=decision.payload if decision else None,
-            reason=(decision.description or decision.reason) if decision else "",
-            source=_source(snapshot.source, decision.reason) if decision else fallback,
+            payload=snapshot.payloads.get(key),
+            reason=reason_of(snapshot, key),
+            source=source_of(snapshot, key),
             server=key in server.flags,
             browsers=key in visible,
         )
 
 
-def _source(of_answer: Source, reason: str) -> Source:
-    """Return a decision's source: what definitions decide stays so, whatever else is wanting."""
-    return Source.LOCAL if reason == LOCAL_REASON else of_answer
+def reason_of(snapshot: FlagSnapshot, key: str) -> str:
+    """Return why PostHog decided so, in its words; empty where it decided nothing."""
+    decision = _decision(snapshot, key)
+    return (decision.description or decision.reason) if decision else ""
+
+
+def source_of(snapshot: FlagSnapshot, key: str) -> Source:
+    """Return where the value of one flag came from, which need not be the whole answer's source.
+
+    What definitions decide stays `local`, whatever else is wanting; a flag that PostHog lacks is a
+    `fallback`.
+    """
+    decision = _decision(snapshot, key)
+    if decision is None:
+        return Source.DISABLED if snapshot.source is Source.DISABLED else Source.FALLBACK
+    return Source.LOCAL if decision.reason == LOCAL_REASON else snapshot.source
+
+
+def _decision(snapshot: FlagSnapshot, key: str) -> Decision | None:
+    return snapshot.evaluation.decisions.get(key) if snapshot.evaluation else None
 
 
 def identity_of(user: AbstractBaseUser) -> Identity:

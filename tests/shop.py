@@ -51,6 +51,7 @@ class Shop:
         return kept | {
             "POSTHOG_FLAG_DEFINITIONS_FILE": str(self.flags),
             "POSTHOG_LOCAL_CACHE_SECONDS": "0.1",
+            "SHOP_DEBUG_TOOLBAR": "off",  # it is in the way of whoever clicks
             "SHOP_VAR_DIR": str(self.folder / "var"),
             **self.also,
         }

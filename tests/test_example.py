@@ -135,7 +135,9 @@ def test_demo_tells_who_can_log_in_and_runs_twice(shop):
     again = shop.manage("demo")
 
     assert (again.returncode, again.stderr) == (0, "")
-    for told in ("ada", "grace", "password demo", "/api/features/", "/api/docs/"):
+    for told in ("ada", "grace", "operator", "password demo", "/api/features/", "/api/docs/"):
+        assert told in again.stdout
+    for told in ("/admin/olposthog_admin/person/", "/health/"):
         assert told in again.stdout
 
 
@@ -334,6 +336,55 @@ def test_environment_alone_switches_to_posthog(shop, posthog: PostHogServer):
     assert outage_page.source == outage_api["source"] == "fallback"
     assert outage_page.is_about_outage
     assert outage_api["features"] == {"checkout": "classic", "new-navigation": True}
+
+
+def test_operator_sees_what_a_customer_gets(shop, address):
+    """The operator of the demo finds Ada in the admin, sees her flags, and may clear them."""
+    operator = Visitor(address)
+    people = "/admin/olposthog_admin/person/"
+    operator.submit(f"/admin/login/?next={people}", username="operator", password="demo")
+
+    found = re.search(r'href="([^"]+)">ada</a>', operator.get(f"{people}?q=ada").text)
+    assert found
+    page = operator.get(found[1])
+    cleared = operator.submit(f"{people}1/clear/", form_at=found[1])
+
+    assert "the user ada" in page.text
+    row = re.search(r'<th scope="row">checkout</th>\s*<td>([^<]+)</td>', page.text)
+    assert row
+    assert row[1] == Visitor(address, "ada").api()["features"]["checkout"] == "express"
+    assert "Cleared the cached flags." in cleared.text
+    assert operator.get("/admin/storefront/customer/add/").status_code == 403
+
+
+def test_customers_are_no_operators(address):
+    """A customer gets into no page of the admin."""
+    assert "/admin/login/" in Visitor(address, "ada").get("/admin/olposthog_admin/person/").url
+
+
+def test_health_page_tells_of_flags(address):
+    """The health page is for everybody, and has a line for flags."""
+    health = Visitor(address).get("/health/?format=text")
+
+    assert health.status_code == 200
+    assert "FlagsHealth(state='ok')" in health.text
+
+
+@pytest.mark.parametrize("debug", ["on", "off"])
+def test_toolbar_is_for_developers(shop, debug):
+    """With DEBUG the toolbar shows the flags that the shop's page read; without, nobody sees it."""
+    settings = {"SHOP_DEBUG_TOOLBAR": "on", "SHOP_DEBUG": debug}
+    assert Shop(shop.folder, settings).manage("check", "--fail-level", "DEBUG").returncode == 0
+
+    with Shop(shop.folder, settings).open() as address:
+        page = Visitor(address).get("/")
+        answer = Visitor(address).get("/api/features/")
+
+    is_shown = debug == "on"
+    assert ("FlagsPanel" in page.text) is is_shown
+    assert ("__debug__" in page.text) is is_shown
+    assert answer.headers["Cache-Control"] == "private, no-cache"
+    assert answer.json()["source"] == "local"
 
 
 SPA = "https://app.example.com"

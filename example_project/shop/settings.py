@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from corsheaders.defaults import default_headers
+from debug_toolbar.settings import PANELS_DEFAULTS
 from django.core.exceptions import ImproperlyConfigured
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -44,15 +45,19 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "shop.urls"
 
 INSTALLED_APPS = [
+    "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
+    "django.contrib.messages",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "corsheaders",
+    "health_check",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",  # Swagger UI's files, so that no page needs the internet
     "olposthog",
+    "olposthog.contrib.admin",
     "olposthog_api",
     "storefront",
 ]
@@ -64,6 +69,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "olposthog.middleware.IdentityMiddleware",  # a visitor keeps the same flags from page to page
 ]
@@ -76,6 +82,7 @@ TEMPLATES = [
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
             ],
         },
     }
@@ -99,6 +106,16 @@ STATIC_ROOT = VAR / "static"
 FRONTEND = PROJECT / "frontend" / "dist"
 FRONTEND_DEV = switch("SHOP_FRONTEND_DEV", default=False)
 STATICFILES_DIRS = [("live", FRONTEND)] if FRONTEND.is_dir() else []
+
+# The debug toolbar, with a panel of the flags that a page reads: for a developer, on this machine.
+
+DEBUG_TOOLBAR = DEBUG and switch("SHOP_DEBUG_TOOLBAR", default=True)
+INTERNAL_IPS = ["127.0.0.1"]
+DEBUG_TOOLBAR_PANELS = ["olposthog.contrib.debug_toolbar.FlagsPanel", *PANELS_DEFAULTS]
+DEBUG_TOOLBAR_CONFIG = {"SHOW_COLLAPSED": True}
+if DEBUG_TOOLBAR:
+    INSTALLED_APPS += ["debug_toolbar"]
+    MIDDLEWARE.insert(0, "debug_toolbar.middleware.DebugToolbarMiddleware")
 
 # Databases and caches. The shared cache of flags has a database of its own, so that it waits for
 # no transaction of the shop's.

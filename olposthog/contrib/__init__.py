@@ -1,0 +1,1 @@
+"""Integrations with other packages: one module each, imported by nothing else in olposthog."""
