@@ -95,8 +95,9 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
         identity, user, trouble = identity_for(person.distinct_id, key)
         inspection = inspect(identity)
         evaluator = per_process.current()
+        shown = user if user and may_see(self.admin_site, request, user) else None
         context = {
-            "title": f"Feature flags of {person}",
+            "title": f"Feature flags of {f'{shown} ({person})' if shown else person}",
             "original": person,
             "change": True,
             "inspection": inspection,
@@ -105,7 +106,7 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
                 for flag in inspection.flags
             ],
             "milliseconds": inspection.seconds * 1000,
-            "user_shown": user if user and may_see(self.admin_site, request, user) else None,
+            "user_shown": shown,
             "is_user": user is not None,
             "trouble": trouble,
             "health": health.judge(),
