@@ -51,7 +51,11 @@ class Inspection:
     seconds: float
     """How long the answer took: both evaluations, or a look into a cache."""
     flags: tuple[InspectedFlag, ...]
-    """By key, without those that PostHog makes for its own use."""
+    """By key, without those that PostHog makes for its own use.
+
+    A flag has two rows where browsers get another value than Python code, as when it is for
+    browsers only and `settings.FEATURES` has it too.
+    """
 
 
 def inspect(identity: Identity) -> Inspection:
@@ -81,19 +85,32 @@ def _flags(server: FlagSnapshot, client: FlagSnapshot) -> Iterator[InspectedFlag
     for key in sorted({*server.flags, *client.flags}):
         if is_internal(key):
             continue
-        snapshot = server if key in server.flags else client
-        decisions = snapshot.evaluation.decisions if snapshot.evaluation else {}
-        decision = decisions.get(key)
-        fallback = Source.DISABLED if snapshot.source is Source.DISABLED else Source.FALLBACK
-        yield InspectedFlag(
-            key=key,
-            value=snapshot.flags[key],
-            payload=decision.payload if decision else None,
-            reason=(decision.description or decision.reason) if decision else "",
-            source=_source(snapshot.source, decision.reason) if decision else fallback,
-            server=key in server.flags,
-            browsers=key in visible,
-        )
+        if key not in server.flags:
+            yield _flag(key, client, server=False, browsers=key in visible)
+        elif key not in visible or _answer(key, server) == _answer(key, client):
+            yield _flag(key, server, server=True, browsers=key in visible)
+        else:
+            yield _flag(key, server, server=True, browsers=False)
+            yield _flag(key, client, server=False, browsers=True)
+
+
+def _answer(key: str, snapshot: FlagSnapshot) -> tuple[bool | str, JSON]:
+    return snapshot.flags[key], snapshot.payloads.get(key)
+
+
+def _flag(key: str, snapshot: FlagSnapshot, *, server: bool, browsers: bool) -> InspectedFlag:
+    decisions = snapshot.evaluation.decisions if snapshot.evaluation else {}
+    decision = decisions.get(key)
+    fallback = Source.DISABLED if snapshot.source is Source.DISABLED else Source.FALLBACK
+    return InspectedFlag(
+        key=key,
+        value=snapshot.flags[key],
+        payload=decision.payload if decision else None,
+        reason=(decision.description or decision.reason) if decision else "",
+        source=_source(snapshot.source, decision.reason) if decision else fallback,
+        server=server,
+        browsers=browsers,
+    )
 
 
 def _source(of_answer: Source, reason: str) -> Source:
