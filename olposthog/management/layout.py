@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from django.template.defaultfilters import pluralize
+
 LEAST = 10
 """So many characters of the last column are shown, however wide the others are."""
 CUT = "..."
@@ -29,6 +31,11 @@ def printable(text: str) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
+
+
+def number_of_flags(count: int) -> str:
+    """Return so many flags in words."""
+    return f"{count} flag{pluralize(count)}"
 
 
 def milliseconds(seconds: float) -> str:

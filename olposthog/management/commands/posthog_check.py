@@ -13,11 +13,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from olposthog import conf, per_process
 from olposthog.cache import FIRST_READ, READ_SECONDS, SharedCache
-from olposthog.definitions import Definitions, DefinitionsError, parse, read
+from olposthog.definitions import DefinitionsError, parse, read
 from olposthog.flight import within
 from olposthog.gateway import Gateway, Way
 from olposthog.identity import Identity
-from olposthog.management.layout import milliseconds
+from olposthog.management.layout import milliseconds, number_of_flags
 from olposthog.polling import FETCH_SECONDS
 from olposthog.protocol import PostHogError
 from olposthog.snapshot import Evaluation, Runtime
@@ -82,7 +82,7 @@ class Command(BaseCommand):
             f"definitions file {path}",
             READ_SECONDS * 10,
             lambda: read(path),
-            say=_number_of_flags,
+            say=lambda found: number_of_flags(len(found.versions)),
             hint="Mend it, or write another with `manage.py posthog_export`.",
         )
         self.stdout.write(
@@ -133,12 +133,15 @@ class Command(BaseCommand):
     def _check_evaluation(self, gateway: Gateway, settings: conf.Settings) -> tuple[float, float]:
         """Return how long the first one took, and how long another on the same connection."""
         costs = []
-        for name in ("first evaluation", "second evaluation, on the same connection"):
+        for name in (
+            "first evaluation, by POSTHOG_PROJECT_API_KEY",
+            "second evaluation, on the same connection",
+        ):
             _, seconds = self._step(
                 name,
                 settings.trip_threshold_seconds,
                 lambda: _evaluate(gateway, settings),
-                say=lambda found: f"{len(found.decisions)} flags",
+                say=lambda found: number_of_flags(len(found.decisions)),
                 hint="PostHog was reached, but gave no flags: is it well?",
             )
             costs.append(seconds)
@@ -156,7 +159,7 @@ class Command(BaseCommand):
                 "flag definitions, by POSTHOG_PERSONAL_API_KEY (PostHog bills ten requests)",
                 FETCH_SECONDS,
                 lambda: _fetch_definitions(gateway),
-                say=lambda found: f"{_number_of_flags(found[0])}, {found[1] / 1024:.1f} KiB",
+                say=lambda found: f"{number_of_flags(found[0])}, {found[1] / 1024:.1f} KiB",
             )
 
     def _conclude(self, first: float, later: float, settings: conf.Settings) -> None:
@@ -223,14 +226,11 @@ def _evaluate(gateway: Gateway, settings: conf.Settings) -> Evaluation:
     )
 
 
-def _fetch_definitions(gateway: Gateway) -> tuple[Definitions, int]:
+def _fetch_definitions(gateway: Gateway) -> tuple[int, int]:
+    """Return how many flags were defined, in how many bytes."""
     deadline = time.monotonic() + FETCH_SECONDS
     text = gateway.fetch_definitions(None, deadline=deadline).text or ""
-    return parse(text, "PostHog's reply"), len(text.encode(errors="replace"))
-
-
-def _number_of_flags(definitions: Definitions) -> str:
-    return f"{len(definitions.versions)} flags"
+    return len(parse(text, "PostHog's reply").versions), len(text.encode(errors="replace"))
 
 
 def _cause(error: Exception, seconds: float) -> str:

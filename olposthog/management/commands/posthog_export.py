@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import time
@@ -17,6 +18,7 @@ from olposthog import conf
 from olposthog.definitions import Definitions, DefinitionsError, parse_file
 from olposthog.flight import within
 from olposthog.gateway import Gateway
+from olposthog.management.layout import number_of_flags
 from olposthog.polling import FETCH_SECONDS
 from olposthog.protocol import PostHogError
 
@@ -50,7 +52,7 @@ class Command(BaseCommand):
             self._say(self.stderr, f"Fetching flag definitions from {gateway.way.host} ...")
             definitions = _fetch(gateway)
             self.stdout.write(_text(definitions), ending="")
-            self._say(self.stderr, f"{len(definitions.versions)} flags.")
+            self._say(self.stderr, f"{number_of_flags(len(definitions.versions))}.")
             return
         path = Path(options["file"])
         with _replacing(path) as file:  # first, so that a fetch is not billed for nothing
@@ -58,7 +60,7 @@ class Command(BaseCommand):
             definitions = _fetch(gateway)
             file.write(_text(definitions))
         self.stdout.write(
-            f"{len(definitions.versions)} flags are in {path}. To use it, set "
+            f"{path} has {number_of_flags(len(definitions.versions))}. To use it, set "
             f"POSTHOG_FLAG_DEFINITIONS_FILE = {str(path.resolve())!r}."
         )
 
@@ -114,13 +116,13 @@ def _text(definitions: Definitions) -> str:
 def _replacing(path: Path) -> Iterator[TextIO]:
     """Give a file that takes the place of the one at `path` when all has gone well."""
     try:
-        target = path.resolve()
+        target = Path(os.path.realpath(path))  # a link stays a link
         if target.exists() and not target.is_file():
             what = "a directory" if target.is_dir() else "no regular file"
             raise CommandError(f"{path} is {what}: name a file, or - for the standard output.")
         new = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         file = new.open("x", encoding="utf-8")
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links that form a ring
+    except (OSError, ValueError) as error:
         raise _unwritable(path, error) from error
     try:
         with file:

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 
 from olposthog import conf
-from olposthog.management.layout import milliseconds, table
+from olposthog.management.layout import milliseconds, number_of_flags, table
 from olposthog.status import (
     CacheStatus,
     Circuit,
@@ -88,7 +88,7 @@ def _circuit(found: Status) -> str:
         case Circuit(state, datetime() as changed_at):
             return f"{state} since {changed_at.isoformat(' ', 'seconds')}"
         case Circuit(state):
-            return f"{state}, as ever so far"
+            return f"{state}, and never known to have been open"
     if not conf.current().asks_posthog:
         return "none: PostHog is not asked"
     return "each process has its own" if found.shared_cache is None else "not known"
@@ -113,7 +113,7 @@ def _definitions(definitions: DefinitionsStatus | None) -> str:
     if definitions.changed_at is None:
         parts.append("none yet")
     if definitions.flags is not None:
-        parts.append(f"{definitions.flags} flags")
+        parts.append(number_of_flags(definitions.flags))
     if definitions.changed_at:
         since = f"from {definitions.changed_at.isoformat(' ', 'seconds')}"
         parts.append(f"{since} ({_age(definitions.changed_at)} s old)")
