@@ -47,6 +47,7 @@ class Inspection:
 
     distinct_id: str
     source: Source
+    """Where the answers came from; the less good one where Python code and browsers differ."""
     evaluated_at: datetime
     seconds: float
     """How long the answer took: both evaluations, or a look into a cache."""
@@ -73,7 +74,7 @@ def inspect(identity: Identity) -> Inspection:
     )
     return Inspection(
         server.distinct_id,
-        server.source,
+        max(server.source, client.source, key=list(Source).index),  # they stand in that order
         server.evaluated_at,
         time.monotonic() - started,
         tuple(_flags(server, client)),

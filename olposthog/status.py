@@ -1,6 +1,6 @@
 """What the site's flags stand on at this moment, as an operator or a probe wants to know it.
 
-Looking asks the shared cache, for two seconds at most, and never PostHog; it writes nothing.
+Looking asks the shared cache, for three seconds at most, and never PostHog; it writes nothing.
 """
 
 from __future__ import annotations

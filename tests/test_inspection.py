@@ -12,6 +12,7 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest
 from pytest_django import Settings
 
+from olposthog.features import evaluate
 from olposthog.identity import Identity
 from olposthog.inspection import InspectedFlag, identity_of, inspect
 from olposthog.snapshot import Source
@@ -156,6 +157,18 @@ def test_outage_shows_fallbacks(enabled: PostHogServer, settings: Settings) -> N
     found = inspect(ADA)
     assert found.source is Source.FALLBACK
     assert [(one.value, one.source) for one in found.flags] == [("variant", Source.FALLBACK)]
+
+
+def test_less_good_answer_of_the_two_is_told(enabled: PostHogServer) -> None:
+    """Where only Python code's answer is at hand, flags are not as they should be."""
+    enabled.flags = {"beta": True}
+    evaluate("42")
+    enabled.fault = Refuse()
+    found = inspect(ADA)
+
+    assert found.source is Source.FALLBACK
+    (row,) = found.flags
+    assert (row.source, row.server, row.browsers) == (Source.POSTHOG, True, False)
 
 
 def test_disabled_flags_say_so(settings: Settings, posthog: PostHogServer) -> None:

@@ -164,6 +164,7 @@ def test_proxy_stands_for_the_way(
     settings.POSTHOG_API_HOST = "http://posthog.invalid"
     found = run(COMMAND)
 
+    assert (found.code, len(enabled.flag_calls)) == (0, 2)
     assert f"through the proxy http://127.0.0.1:{enabled.port}" in found.out
     assert "name lookup of" not in found.out
     assert "secret" not in found.out + found.err

@@ -11,6 +11,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.management import CommandError, call_command
+from django.db import connection
 from pytest_django import Settings
 
 from olposthog.features import clear_cache, is_enabled
@@ -97,9 +98,7 @@ def test_user_whom_only_a_request_identifies(
     assert "POSTHOG_API_IDENTITY" in found.err
 
 
-def test_database_without_users_is_an_error_not_a_traceback(
-    enabled: PostHogServer, settings: Settings
-) -> None:
+def test_site_without_users(enabled: PostHogServer, settings: Settings) -> None:
     """A user who cannot be looked up is looked up by distinct id instead."""
     settings.AUTH_USER_MODEL = "shop.Missing"
     found = run(COMMAND, "--user", "ada")
@@ -107,6 +106,16 @@ def test_database_without_users_is_an_error_not_a_traceback(
     assert found.code == 1
     assert "The user 'ada' cannot be looked up (ImproperlyConfigured" in found.err
     assert "--id" in found.err
+
+
+def test_table_of_users_that_is_missing(enabled: PostHogServer, db: None) -> None:
+    """A database without its tables is an error, not a traceback."""
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE auth_user")
+    found = run(COMMAND, "--user", "ada")
+
+    assert found.code == 1
+    assert "The user 'ada' cannot be looked up (OperationalError" in found.err
 
 
 # The table

@@ -71,8 +71,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(_document(inspection), indent=2))
         else:
-            for line in _lines(who, inspection):
-                self.stdout.write(line)
+            self.stdout.write("\n".join(_lines(who, inspection)))
         for line in _why(inspection.source):
             self._say(self.style.WARNING(line))
 

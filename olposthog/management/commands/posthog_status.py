@@ -50,8 +50,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(asdict(found), indent=2, cls=DjangoJSONEncoder))
         else:
-            for line in _lines(headline, found):
-                self.stdout.write(line)
+            self.stdout.write("\n".join(_lines(headline, found)))
         if EXIT_CODES[found.health]:
             raise CommandError(headline, returncode=EXIT_CODES[found.health])
 
