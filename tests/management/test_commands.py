@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from django.core.management import get_commands, load_command_class
 from pytest_django import Settings
@@ -14,6 +17,18 @@ COMMANDS = sorted(name for name, app in get_commands().items() if app == "olpost
 def test_there_are_commands() -> None:
     """Django finds them all."""
     assert COMMANDS == ["posthog_check", "posthog_export", "posthog_flags", "posthog_status"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_page_has_a_chapter(name: str) -> None:
+    """The page on commands shows each of them, and what its exit codes mean."""
+    page = Path(__file__).parents[2] / "docs" / "commands.md"
+    (chapter,) = re.findall(
+        rf"^## {name}\n(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+
+    assert f"$ python manage.py {name}" in chapter
+    assert "exit code" in chapter.lower()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
