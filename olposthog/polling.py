@@ -79,7 +79,7 @@ class Head:
             texts = (head.token, head.digest, head.failure, head.etag or "")
             if not all(isinstance(one, str) for one in texts) or not math.isfinite(head.checked_at):
                 return None
-            if not math.isfinite(head.fetched_at or 0) or not isinstance(head.flags, int | None):
+            if not math.isfinite(head.fetched_at or 0) or type(head.flags) not in (int, type(None)):
                 return None
         except (OverflowError, RecursionError, TypeError, ValueError):
             return None

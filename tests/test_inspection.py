@@ -12,13 +12,14 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest
 from pytest_django import Settings
 
+from olposthog import per_process
 from olposthog.features import evaluate
 from olposthog.identity import Identity
 from olposthog.inspection import InspectedFlag, identity_of, inspect
 from olposthog.snapshot import Source
 from tests.posthog_faults import Refuse, Status
 from tests.posthog_server import Flag, PostHogServer, Variant
-from tests.test_definitions import flag
+from tests.test_definitions import flag, where
 from tests.test_exposures import delivered
 
 ADA = Identity("42")
@@ -197,6 +198,27 @@ def test_what_definitions_decide_is_local(settings: Settings, tmp_path: Path) ->
     }
     assert found["beta"].reason == "Evaluated locally"
     assert (found["srv"].server, found["srv"].browsers) == (True, False)
+
+
+def test_what_definitions_decide_stays_local_in_an_outage(
+    enabled: PostHogServer, settings: Settings
+) -> None:
+    """Where PostHog would have to decide the other flags and cannot, these are no fallbacks."""
+    settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
+    settings.FEATURES = {"undecided": True}
+    undecided = where({"key": "plan", "value": "pro", "operator": "exact", "type": "person"})
+    enabled.definitions = {"flags": [flag("beta"), flag("undecided", undecided)]}
+    enabled.flags_fault = Status(500)
+    poll = per_process.current().poll
+    assert poll
+    poll.look()
+
+    found = inspect(ADA)
+    assert found.source is Source.FALLBACK
+    assert {one.key: one.source for one in found.flags} == {
+        "beta": Source.LOCAL,
+        "undecided": Source.FALLBACK,
+    }
 
 
 def test_stale_values_say_so(

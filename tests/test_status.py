@@ -334,7 +334,7 @@ def test_head_of_an_earlier_version(polling: PostHogServer) -> None:
     assert found.changed_at is not None
 
 
-@pytest.mark.parametrize("flags", ["2", 1.5, [2]])
+@pytest.mark.parametrize("flags", ["2", 1.5, [2], True])
 def test_head_with_a_wrong_number_is_none(flags: object) -> None:
     """A head says how many in a whole number, or not at all."""
     text = json.dumps({"token": "t", "checked_at": 1.0, "flags": flags})

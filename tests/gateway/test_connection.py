@@ -161,6 +161,12 @@ def test_connection_has_a_timeout() -> None:
 # TLS
 
 
+def shake_hands(way: Way, addresses: list[Address] | None = None, seconds: float = PATIENCE) -> str:
+    """Go all the way, and leave no connection behind."""
+    with way.connect(addresses or way.look_up(), seconds) as connection:
+        return way.shake_hands(connection)
+
+
 def test_trusted_certificate_is_taken(
     posthog: PostHogServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,14 +174,14 @@ def test_trusted_certificate_is_taken(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
     way = way_to(secure(posthog))
 
-    assert way.shake_hands(way.connect(way.look_up(), PATIENCE)).startswith("TLSv1.")
+    assert shake_hands(way).startswith("TLSv1.")
 
 
 def test_unknown_certificate_is_refused(posthog: PostHogServer) -> None:
     """A certificate of nobody's is named as the cause, with the variable that mends it."""
     way = way_to(secure(posthog))
     with pytest.raises(PostHogError, match=r"certificate is not trusted.*self.signed") as caught:
-        way.shake_hands(way.connect(way.look_up(), PATIENCE))
+        shake_hands(way)
 
     assert "REQUESTS_CA_BUNDLE" in caught.value.hint
 
@@ -190,7 +196,7 @@ def test_certificate_of_another_host_is_refused(
     address = Address(socket.AF_INET, ("127.0.0.1", posthog.port))
 
     with pytest.raises(PostHogError, match=r"certificate is not trusted.*mismatch"):
-        way.shake_hands(way.connect([address], PATIENCE))
+        shake_hands(way, [address])
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
@@ -204,11 +210,8 @@ def test_authorities_that_cannot_be_read(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     way = way_to(secure(posthog))
 
-    with (
-        way.connect(way.look_up(), PATIENCE) as connection,
-        pytest.raises(PostHogError, match=f"authorities can be read from {bundle}") as caught,
-    ):
-        way.shake_hands(connection)
+    with pytest.raises(PostHogError, match=f"authorities can be read from {bundle}") as caught:
+        shake_hands(way)
     assert "REQUESTS_CA_BUNDLE" in caught.value.hint
 
 
@@ -220,14 +223,14 @@ def test_authorities_may_be_a_folder(
     way = way_to(secure(posthog))
 
     with pytest.raises(PostHogError, match="certificate is not trusted"):
-        way.shake_hands(way.connect(way.look_up(), PATIENCE))
+        shake_hands(way)
 
 
 def test_port_without_tls_is_told(posthog: PostHogServer) -> None:
     """A server that speaks http where https is wanted is no question of certificates."""
     way = way_to(f"https://127.0.0.1:{posthog.port}")
     with pytest.raises(PostHogError, match=r"^TLS fails") as caught:
-        way.shake_hands(way.connect(way.look_up(), PATIENCE))
+        shake_hands(way)
 
     assert "speak https" in caught.value.hint
 
@@ -238,4 +241,4 @@ def test_handshake_that_hangs_ends(posthog: PostHogServer) -> None:
     way = way_to(f"https://127.0.0.1:{posthog.port}")
 
     with pytest.raises(PostHogError, match=r"^TLS fails \(timeout\)$"):
-        way.shake_hands(way.connect(way.look_up(), 0.1))
+        shake_hands(way, seconds=0.1)
