@@ -162,6 +162,16 @@ class Breaker:
         A state that is missing, or that this process replaced, is no news but a write that was
         lost or has not arrived: the process writes what it knows again.
         """
+        lost = self.observe(text)
+        if lost is not None:
+            over = None if Record.from_text(text) is None else str(text)
+            self._ledger.restore(lost.to_text(), over=over)
+
+    def observe(self, text: object) -> Record | None:
+        """Take over the shared state as just read, and write nothing.
+
+        Return what this process knows in its place, or None where the two are the same.
+        """
         shared = Record.from_text(text)
         with self._lock:
             known, now = self._record, self._clock()
@@ -171,8 +181,8 @@ class Breaker:
                 known = shared
             if shared is not None and shared.token == known.token:
                 self._confirmed_at = now
-                return
-        self._ledger.restore(known.to_text(), over=None if shared is None else str(text))
+                return None
+        return known
 
     def _is_news(self, shared: Record) -> bool:
         is_open = self._record.opened_at is not None

@@ -105,6 +105,8 @@ class SharedCache:
         self._asks_again = False
         self._has_answered = False
         self._returns = 0  # how often it came back
+        self.failure = ""
+        """Why it is left alone, without any key or address; empty while it answers."""
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -112,6 +114,12 @@ class SharedCache:
         self._readers.close()
         self._scout.close()
         self._writer.close()
+
+    def __str__(self) -> str:
+        """As in `'durable' answers`."""
+        if self.alias is None:
+            return "none"
+        return f"{self.alias!r} {f'is away ({self.failure})' if self.is_away else 'answers'}"
 
     @property
     def timeout_seconds(self) -> float | None:
@@ -249,6 +257,7 @@ class SharedCache:
             with self._lock:
                 self._rests_until = None
                 self._returns += 1
+                self.failure = ""
             CHANGES.count("recovered")
             log.warning("The shared cache %r answers again.", self.alias)
         self._asks_again = False
@@ -257,6 +266,7 @@ class SharedCache:
         with self._lock:
             is_news = self._rests_until is None
             self._rests_until = self._clock() + REST_SECONDS
+            self.failure = reason
         if is_news:
             CHANGES.count("failed")
             log.warning(

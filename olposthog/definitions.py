@@ -109,20 +109,24 @@ def _are_objects(value: Any) -> bool:
 def read(path: str) -> Definitions:
     """Read the file at `path`; raises `DefinitionsError` if it is missing or malformed."""
     try:
-        definitions = parse(Path(path).read_bytes(), path)
+        text = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        if isinstance(error, DefinitionsError):
-            raise
         reason = getattr(error, "strerror", None) or error
         raise DefinitionsError(f"{path} cannot be read: {reason}.") from error
+    return parse_file(text, path)
+
+
+def parse_file(text: str | bytes, origin: str) -> Definitions:
+    """Read definitions as `parse` does, and judge them as the content of a file."""
+    definitions = parse(text, origin)
     known: set[str] = set()
     for index, flag in enumerate(definitions.data["flags"]):
         if flag["key"] in known:
-            raise DefinitionsError(f"{path}, flags[{index}]: {flag['key']} was there before.")
+            raise DefinitionsError(f"{origin}, flags[{index}]: {flag['key']} was there before.")
         known.add(flag["key"])
         slip = _slip(flag)
         if slip:
-            raise DefinitionsError(f"{path}, flags[{index}]: {slip}")
+            raise DefinitionsError(f"{origin}, flags[{index}]: {slip}")
     return definitions
 
 
@@ -166,11 +170,6 @@ class DefinitionsFile(Generic[T]):
                 self._look()
                 self._looked_at = self._clock()
         return self._loaded
-
-    @property
-    def complaint(self) -> str:
-        """What was wrong with the file when it was last looked at; empty while it is good."""
-        return self._complaint
 
     def _look(self) -> None:
         try:

@@ -22,7 +22,7 @@ from django.db import close_old_connections
 
 from . import conf, overrides
 from .breaker import Breaker, State
-from .cache import READ_SECONDS, ProcessCache, SharedCache
+from .cache import FIRST_READ, READ_SECONDS, ProcessCache, SharedCache
 from .counters import Tally
 from .definitions import DefinitionsFile
 from .entries import Entries, Found, control_prefix
@@ -35,7 +35,7 @@ from .polling import DefinitionsPoll
 from .query import Query
 from .receivers import Receivers
 from .remote import CALLS, Remote
-from .snapshot import Evaluation, FlagSnapshot, Source, answer
+from .snapshot import Evaluation, FlagSnapshot, Runtime, Source, answer
 from .sparing import Sparing
 from .visibility import withheld
 
@@ -105,7 +105,7 @@ class Evaluator:
         self._remote = Remote(
             gateway,
             self.breaker,
-            self.mirror_breaker,
+            self._mirror_breaker,
             slow_seconds=self._flight_seconds * 0.95,  # a call ends a little before its flight
             clock=clock,
         )
@@ -311,11 +311,25 @@ class Evaluator:
                 return self._answer(known, source, query, decided)
         return self._answer(decided, Source.FALLBACK, query)
 
-    def mirror_breaker(self) -> None:
-        """Take over the circuit's state from the shared cache; waits a second for it at most."""
+    def observe_breaker(self) -> bool:
+        """Have `breaker` see the fleet's state, and write nothing; False if that cannot be read."""
+        found = self.shared.get_many([self._ledger.state_key], READ_SECONDS * FIRST_READ)
+        if found is not None:
+            self.breaker.observe(found.get(self._ledger.state_key))
+        return found is not None
+
+    def _mirror_breaker(self) -> None:
         found = self.shared.get_many([self._ledger.state_key], READ_SECONDS)
         if found is not None:
             self.breaker.mirror(found.get(self._ledger.state_key))
+
+    def defined_keys(self, runtime: Runtime) -> set[str]:
+        """Return the keys that definitions have for a runtime, whoever decides their flags."""
+        evaluator = self._evaluator()
+        if evaluator is None:
+            return set()
+        definitions = evaluator.definitions
+        return {key for key in definitions.runtimes if definitions.suits(key, runtime)}
 
     def _evaluator(self) -> LocalEvaluator | None:
         source = self.file or self.poll

@@ -92,6 +92,18 @@ class Workers:
             del future, job  # an idle worker holds on to nothing
 
 
+def within(seconds: float, job: Callable[[], T]) -> T:
+    """Return what `job` returns in a thread of its own, which is abandoned when it is late.
+
+    Raises TimeoutError then, and otherwise what `job` raises.
+    """
+    workers = Workers("olposthog-within", size=1, backlog=1)
+    try:
+        return workers.submit(job).result(seconds)
+    finally:
+        workers.close()
+
+
 class Flights(Generic[T]):
     """One flight at a time for each key: whoever asks while it is under way shares its result."""
 

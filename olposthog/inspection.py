@@ -47,11 +47,16 @@ class Inspection:
 
     distinct_id: str
     source: Source
+    """Where the answers came from; the less good one where Python code and browsers differ."""
     evaluated_at: datetime
     seconds: float
     """How long the answer took: both evaluations, or a look into a cache."""
     flags: tuple[InspectedFlag, ...]
-    """By key, without those that PostHog makes for its own use."""
+    """By key, without those that PostHog makes for its own use.
+
+    A flag has two rows where browsers get another value than Python code, as when it is for
+    browsers only and `settings.FEATURES` has it too.
+    """
 
 
 def inspect(identity: Identity) -> Inspection:
@@ -69,7 +74,7 @@ def inspect(identity: Identity) -> Inspection:
     )
     return Inspection(
         server.distinct_id,
-        server.source,
+        max(server.source, client.source, key=list(Source).index),  # they stand in that order
         server.evaluated_at,
         time.monotonic() - started,
         tuple(_flags(server, client)),
@@ -81,16 +86,29 @@ def _flags(server: FlagSnapshot, client: FlagSnapshot) -> Iterator[InspectedFlag
     for key in sorted({*server.flags, *client.flags}):
         if is_internal(key):
             continue
-        snapshot = server if key in server.flags else client
-        yield InspectedFlag(
-            key=key,
-            value=snapshot.flags[key],
-            payload=snapshot.payloads.get(key),
-            reason=reason_of(snapshot, key),
-            source=source_of(snapshot, key),
-            server=key in server.flags,
-            browsers=key in visible,
-        )
+        if key not in server.flags:
+            yield _flag(key, client, server=False, browsers=key in visible)
+        elif key not in visible or _answer(key, server) == _answer(key, client):
+            yield _flag(key, server, server=True, browsers=key in visible)
+        else:
+            yield _flag(key, server, server=True, browsers=False)
+            yield _flag(key, client, server=False, browsers=True)
+
+
+def _answer(key: str, snapshot: FlagSnapshot) -> tuple[bool | str, JSON]:
+    return snapshot.flags[key], snapshot.payloads.get(key)
+
+
+def _flag(key: str, snapshot: FlagSnapshot, *, server: bool, browsers: bool) -> InspectedFlag:
+    return InspectedFlag(
+        key=key,
+        value=snapshot.flags[key],
+        payload=snapshot.payloads.get(key),
+        reason=reason_of(snapshot, key),
+        source=source_of(snapshot, key),
+        server=server,
+        browsers=browsers,
+    )
 
 
 def reason_of(snapshot: FlagSnapshot, key: str) -> str:

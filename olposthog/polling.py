@@ -67,6 +67,8 @@ class Head:
     """When PostHog sent this version."""
     failure: str = ""
     """Why the last fetch failed; empty when it did not."""
+    flags: int | None = None
+    """How many flags they define; None where an earlier version wrote the head."""
 
     @classmethod
     def from_text(cls, text: object) -> Head | None:
@@ -76,6 +78,8 @@ class Head:
             head = cls(**{one.name: stored[one.name] for one in fields(cls) if one.name in stored})
             texts = (head.token, head.digest, head.failure, head.etag or "")
             if not all(isinstance(one, str) for one in texts) or not math.isfinite(head.checked_at):
+                return None
+            if not math.isfinite(head.fetched_at or 0) or type(head.flags) not in (int, type(None)):
                 return None
         except (OverflowError, RecursionError, TypeError, ValueError):
             return None
@@ -115,6 +119,7 @@ class DefinitionsPoll(Generic[T]):
         self._text = ""
         self._loaded: T | None = None
         self._loaded_digest = ""
+        self._loaded_flags = 0
         self._last_turn = ""
         self._has_looked = threading.Event()
         self._closed = threading.Event()
@@ -126,6 +131,14 @@ class DefinitionsPoll(Generic[T]):
     def head(self) -> Head | None:
         """What this process knows of the fleet's definitions; None while it knows nothing."""
         return self._head
+
+    def peek(self) -> Head | None:
+        """Return what the fleet knows of the definitions, else what this process does.
+
+        Asks the shared cache alone: fetches nothing, claims no turn and starts no thread.
+        """
+        found = self._shared.get_many([self._key("head")], READ_SECONDS)
+        return Head.from_text(found.get(self._key("head"))) if found else self._head
 
     def current(self) -> T | None:
         """Return what was made of the newest definitions, or None while there are none.
@@ -219,6 +232,7 @@ class DefinitionsPoll(Generic[T]):
             return False
         self._loaded = self._make(definitions)
         self._text, self._loaded_digest = text, _digest(text)
+        self._loaded_flags = len(definitions.versions)
         return True
 
     def _is_our_turn(self) -> bool:
@@ -271,7 +285,7 @@ class DefinitionsPoll(Generic[T]):
             head, token=secrets.token_hex(8), checked_at=now, digest=self._loaded_digest, failure=""
         )
         if fetched.text is not None:
-            updated = replace(updated, etag=fetched.etag, fetched_at=now)
+            updated = replace(updated, etag=fetched.etag, fetched_at=now, flags=self._loaded_flags)
         if head.failure:
             log.warning("Flag definitions can be fetched again.")
         self._adopt(updated, self._clock())

@@ -684,6 +684,34 @@ def test_what_other_versions_add_is_ignored():
     assert Record.from_text(text) == Record("token", NOON)
 
 
+# Looking without taking part
+
+
+def test_observer_sees_an_opening_and_writes_nothing(process, other, ledger):
+    """Who only looks learns the fleet's state, and has nothing to add to it."""
+    process.fail(THRESHOLD)
+    state = ledger.state
+
+    assert other.breaker.observe(state) is None
+    assert other.state is State.OPEN
+    assert other.breaker.changed_at == process.breaker.changed_at
+    assert ledger.state == state
+
+
+def test_observer_keeps_what_it_knows_to_itself(process, ledger):
+    """Where the state got lost, who only looks says what it was, and leaves it lost."""
+    process.fail(THRESHOLD)
+    ledger.state = None
+
+    known = process.breaker.observe(None)
+    assert known is not None
+    assert known.opened_at == process.breaker.changed_at
+    assert ledger.state is None
+
+    process.breaker.mirror(None)
+    assert Record.from_text(ledger.state) == known
+
+
 # A fleet at random
 
 

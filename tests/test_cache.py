@@ -504,6 +504,19 @@ def test_a_hanging_cache_is_given_up(unruly, share, log):
     assert log() == [HUNG]
 
 
+def test_a_failure_has_a_reason_while_it_lasts(unruly, share, clock):
+    """Why the cache is left alone can be asked, until it answers again."""
+    shared = share(read_seconds=SOON)
+    assert shared.failure == ""
+    unruly.hang()
+    shared.get_many(["ada"], PATIENCE)
+    assert shared.failure == "no answer within 0.1 s"
+
+    unruly.gate.set()
+    come_back(shared, clock)
+    assert shared.failure == ""
+
+
 @pytest.mark.parametrize(
     "ask",
     [

@@ -12,7 +12,7 @@ from itertools import count
 
 import pytest
 
-from olposthog.flight import Flights, Saturated, Workers
+from olposthog.flight import Flights, Saturated, Workers, within
 from tests.posthog_server import PATIENCE
 
 NUMBERS = count(1)
@@ -396,3 +396,25 @@ def test_closed_flights_land_but_start_no_more(staff):
         flights.join("bob", lambda: "bob landed")
     staff.gate.set()
     assert under_way.result(PATIENCE) == "through the gate"
+
+
+# Errands
+
+
+def test_an_errand_brings_its_result():
+    """What is done in time is returned, or raised."""
+    assert within(PATIENCE, lambda: "done") == "done"
+    with pytest.raises(ZeroDivisionError):
+        within(PATIENCE, lambda: 1 // 0)
+
+
+def test_a_late_errand_is_abandoned(staff):
+    """Whoever waits too long goes on; the thread ends when its job does."""
+    with pytest.raises(TimeoutError):
+        within(0.01, staff.wait_at_gate)
+    (thread,) = [one for one in threading.enumerate() if one.name == "olposthog-within-1"]
+    assert thread.daemon
+
+    staff.gate.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()

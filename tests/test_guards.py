@@ -711,7 +711,7 @@ def mistaken(otherwise: Any) -> Callable[[], object]:
 NO_FLAG: Any = [None, 1, b"beta", new]
 MISTAKES: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     **{
-        f"flag {name!r}": (
+        f"flag of {type(name).__name__}": (
             TypeError,
             "the flag must be a str",
             functools.partial(flag_required, name),

@@ -318,6 +318,60 @@ def test_empty_project_is_an_answer(process: Process, posthog: PostHogServer, cl
     assert posthog.definitions_not_modified == 1
 
 
+def test_head_says_how_many_flags_there_are(
+    process: Process, posthog: PostHogServer, clock: Clock
+) -> None:
+    """The number is that of the version in use, also after a fetch that brought nothing new."""
+    define(posthog, "a", "b")
+    process.look()
+    assert process.head.flags == 2
+
+    clock.now += INTERVAL
+    process.look()
+    assert posthog.definitions_not_modified == 1
+    assert shared_head().flags == 2
+
+    define(posthog, "a")
+    clock.now += INTERVAL
+    process.look()
+    assert shared_head().flags == 1
+
+
+# ---- looking without taking part
+
+
+def test_peek_sees_what_the_fleet_has(start: Callable[..., Process], clock: Clock) -> None:
+    """A process that only looks learns what another one fetched, however late that is."""
+    start().look()
+    clock.now += INTERVAL * 10
+
+    assert start().poll.peek() == shared_head()
+
+
+def test_peek_takes_no_part(
+    process: Process, posthog: PostHogServer, cache: type[Moody], clock: Clock
+) -> None:
+    """Where a fetch is due it is not made, nor claimed, and no thread starts."""
+    assert process.poll.peek() is None
+    assert process.shared.settle(PATIENCE)
+
+    assert posthog.requests == []
+    stored: Any = caches["durable"]
+    assert stored._cache == {}
+    assert process.poll._thread is None
+    assert process.look() == ["a"]  # the turn is still to be had
+
+
+def test_peek_without_a_cache_is_what_the_process_knows(
+    process: Process, cache: type[Moody]
+) -> None:
+    """A cache that cannot be read takes nothing away."""
+    process.look()
+    cache.refuses = True
+
+    assert process.poll.peek() == process.head
+
+
 # ---- a fleet
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from debug_toolbar.panels import Panel
 from django.http import HttpRequest, HttpResponse
 
-from olposthog import health, per_process, watching
+from olposthog import per_process, watching
 from olposthog.inspection import reason_of, source_of
 from olposthog.snapshot import FlagSnapshot
+from olposthog.status import Circuit
 
 BY_DEFAULT = "default"
 """The source of a flag that neither PostHog nor `settings.FEATURES` knows: the caller's default."""
@@ -88,8 +89,8 @@ class FlagsPanel(Panel):
                 "flags": _flags(self._seen),
                 "answers": answers,
                 "milliseconds": sum(answer["milliseconds"] for answer in answers),
-                "circuit": health.circuit(evaluator.breaker),
-                "shared_cache": health.shared_cache(evaluator.shared),
+                "circuit": str(Circuit.of(evaluator.breaker)),
+                "shared_cache": str(evaluator.shared),
             }
         )
 

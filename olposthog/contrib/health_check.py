@@ -8,11 +8,11 @@ in its `state`, which every format of those views shows.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from health_check.base import HealthCheck  # type: ignore[import-untyped]  # it brings no types
 
-from olposthog.health import Status, judge
+from olposthog.status import Health, status
 
 
 @dataclass
@@ -24,9 +24,8 @@ class FlagsHealth(HealthCheck):  # type: ignore[misc]  # likewise
 
     async def run(self) -> None:
         """Look at the circuit breaker. Evaluates no flag and calls no PostHog."""
-        health = await asyncio.to_thread(judge)
-        if health.status is Status.MISCONFIGURED:
+        found = await asyncio.to_thread(status)
+        if found.health is Health.MISCONFIGURED:
             # For whoever watches: what is wrong with a setting makes flags fall back, too.
-            self.state = f"{Status.DEGRADED}: {'; '.join(health.reasons)}"
-        else:
-            self.state = str(health)
+            found = replace(found, health=Health.DEGRADED)
+        self.state = found.headline

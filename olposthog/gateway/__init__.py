@@ -1,5 +1,6 @@
 """The one package that talks to PostHog and to its SDK."""
 
+from .connection import Way
 from .events import capture, client, install_client
 from .http import Fetched, Gateway
 from .local import LocalEvaluation, LocalEvaluator
@@ -9,6 +10,7 @@ __all__ = [
     "Gateway",
     "LocalEvaluation",
     "LocalEvaluator",
+    "Way",
     "capture",
     "client",
     "install_client",

@@ -18,6 +18,8 @@ from olposthog.identity import Identity, plain
 from olposthog.protocol import PostHogError, parse
 from olposthog.snapshot import Evaluation, Runtime
 
+from .connection import Way
+
 FLAGS_PATH = "/flags/?v=4"
 DEFINITIONS_PATH = "/flags/definitions"
 BACKOFF_SECONDS = 0.3
@@ -61,6 +63,11 @@ class Gateway:
         self._sleep = sleep
         self._host = posthog.request.determine_server_host(settings.api_host)
         self._session = _session(self._host, connections)
+
+    @property
+    def way(self) -> Way:
+        """The way that its requests take."""
+        return Way.of(self._host, self._session)
 
     def fetch(
         self,

@@ -279,7 +279,7 @@ def test_shared_cache_that_is_away_is_shown(site, client, settings):
         Moody.refuses = False
         caches["durable"].clear()
 
-    assert ["Shared cache", "'durable' is away"] in rows(content)
+    assert ["Shared cache", "'durable' is away (ConnectionError)"] in rows(content)
 
 
 def test_disabled_site_is_shown(site, client, settings):

@@ -15,8 +15,9 @@ from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST, require_safe
 
-from olposthog import health, per_process
+from olposthog import per_process
 from olposthog.inspection import inspect
+from olposthog.status import Circuit, status
 
 from .models import Person
 from .search import AT_MOST, SearchForm, find_users, identity_for, may_see
@@ -109,9 +110,9 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
             "user_shown": shown,
             "is_user": user is not None,
             "trouble": trouble,
-            "health": health.judge(),
-            "circuit": health.circuit(evaluator.breaker),
-            "shared_cache": health.shared_cache(evaluator.shared),
+            "health": status().headline,
+            "circuit": Circuit.of(evaluator.breaker),
+            "shared_cache": evaluator.shared,
             "may_clear": self.has_clear_permission(request),
             "clear_url": self._url("clear", person, key),
         }

@@ -1,0 +1,1 @@
+"""Commands of `manage.py`, for operators: each looks at the site's flags, and none changes them."""

@@ -1,0 +1,249 @@
+"""`manage.py posthog_check`: can this machine ask PostHog, and what does a first request cost."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from django.core.cache.backends.base import BaseCache
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from olposthog import conf, per_process
+from olposthog.cache import FIRST_READ, READ_SECONDS, SharedCache
+from olposthog.definitions import DefinitionsError, parse, read
+from olposthog.flight import within
+from olposthog.gateway import Gateway, Way
+from olposthog.identity import Identity
+from olposthog.management.layout import milliseconds, number_of_flags
+from olposthog.polling import FETCH_SECONDS
+from olposthog.protocol import PostHogError
+from olposthog.snapshot import Evaluation, Runtime
+
+T = TypeVar("T")
+
+PROBE_KEY = "olposthog:check"
+PROBE_SECONDS = 60
+SLOW_SHARE = 0.5
+"""A first request that takes more of the trip threshold than this leaves too little room."""
+
+
+class Command(BaseCommand):
+    """Takes one step after the other, and times each. The first that fails is the last."""
+
+    help = (
+        "Check step by step whether PostHog can be asked with the keys in use, and time each step. "
+        "Asks PostHog directly, past the circuit breaker, whose state it leaves alone. PostHog "
+        "bills two requests, and ten more for the flag definitions. Ends with 1 at the first step "
+        "that fails. Examples: posthog_check; posthog_check --no-definitions"
+    )
+    requires_system_checks = []
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Say what to leave out."""
+        parser.add_argument(
+            "--no-definitions",
+            action="store_false",
+            dest="definitions",
+            help="do not fetch the flag definitions, for which PostHog bills ten requests",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Take the steps."""
+        settings = conf.current()
+        if settings.problems:
+            raise CommandError(
+                "\n".join(f"{problem.message} {problem.hint}" for problem in settings.problems)
+            )
+        if not settings.enabled:
+            self.stdout.write(
+                "POSTHOG_ENABLED is off: settings.FEATURES answers, and PostHog is not asked. To "
+                "ask it, set POSTHOG_ENABLED = True, POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST."
+            )
+            return
+        if settings.offline:
+            self._check_file(settings)
+            return
+        gateway = Gateway(replace(settings, max_retries=0), connections=1)
+        way = gateway.way
+        self.stdout.write(f"settings: ok, PostHog is at port {way.port} of {way.host}")
+        self._check_cache(per_process.current().shared)
+        self._check_way(way, settings)
+        first, later = self._check_evaluation(gateway, settings)
+        self._check_definitions(gateway, settings, wanted=options["definitions"])
+        self._conclude(first, later, settings)
+
+    def _check_file(self, settings: conf.Settings) -> None:
+        path = settings.definitions_file
+        self._step(
+            f"definitions file {path}",
+            READ_SECONDS * 10,
+            lambda: read(path),
+            say=lambda found: number_of_flags(len(found.versions)),
+            hint="Mend it, or write another with `manage.py posthog_export`.",
+        )
+        self.stdout.write(
+            "Flags come from this file, and PostHog is not asked. To ask it, unset "
+            "POSTHOG_FLAG_DEFINITIONS_FILE and set POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST."
+        )
+
+    def _check_cache(self, shared: SharedCache) -> None:
+        if shared.alias is None:
+            self.stdout.write('shared cache: none, for CACHES has no "durable"')
+            return
+        self._step(
+            f"shared cache {shared.alias}",
+            READ_SECONDS * (FIRST_READ + 2),  # it has deadlines of its own
+            lambda: _write_and_read(shared),
+            hint=f"Check CACHES[{shared.alias!r}]; a DatabaseCache needs `manage.py "
+            "createcachetable`, and LOCATION must be reachable from this machine.",
+        )
+
+    def _check_way(self, way: Way, settings: conf.Settings) -> None:
+        if way.proxy:
+            self.stdout.write(f"through the proxy {way.proxy}: name lookup and connection are its")
+            return
+        seconds = settings.trip_threshold_seconds
+        addresses, _ = self._step(
+            f"name lookup of {way.host}",
+            seconds,
+            way.look_up,
+            say=lambda found: ", ".join(dict.fromkeys(str(one.sockaddr[0]) for one in found)),
+            hint="Check the name servers of this machine.",
+        )
+        connection, _ = self._step(
+            f"connection to port {way.port}",
+            seconds,
+            lambda: way.connect(addresses, settings.timeout_seconds),
+            hint="Does a firewall let this machine reach it?",
+        )
+        with connection:
+            if way.tls:
+                self._step(
+                    "TLS",
+                    seconds,
+                    lambda: way.shake_hands(connection),
+                    say=str,
+                    hint="Does a firewall or a proxy hold it up?",
+                )
+
+    def _check_evaluation(self, gateway: Gateway, settings: conf.Settings) -> tuple[float, float]:
+        """Return how long the first one took, and how long another on the same connection."""
+        costs = []
+        for name in (
+            "first evaluation, by POSTHOG_PROJECT_API_KEY",
+            "second evaluation, on the same connection",
+        ):
+            _, seconds = self._step(
+                name,
+                settings.trip_threshold_seconds,
+                lambda: _evaluate(gateway, settings),
+                say=lambda found: number_of_flags(len(found.decisions)),
+                hint="PostHog was reached, but gave no flags: is it well?",
+            )
+            costs.append(seconds)
+        return costs[0], costs[1]
+
+    def _check_definitions(
+        self, gateway: Gateway, settings: conf.Settings, *, wanted: bool
+    ) -> None:
+        if not settings.personal_api_key:
+            self.stdout.write("flag definitions: POSTHOG_PERSONAL_API_KEY is not set")
+        elif not wanted:
+            self.stdout.write("flag definitions: skipped")
+        else:
+            self._step(
+                "flag definitions, by POSTHOG_PERSONAL_API_KEY (PostHog bills ten requests)",
+                FETCH_SECONDS,
+                lambda: _fetch_definitions(gateway),
+                say=lambda found: f"{number_of_flags(found[0])}, {found[1] / 1024:.1f} KiB",
+            )
+
+    def _conclude(self, first: float, later: float, settings: conf.Settings) -> None:
+        threshold = settings.trip_threshold_seconds
+        self.stdout.write(
+            f"A process's first request takes {milliseconds(first)}, a later one "
+            f"{milliseconds(later)}; one that takes {threshold:g} s opens the circuit."
+        )
+        if first > threshold * SLOW_SHARE:
+            self.stdout.write(
+                self.style.WARNING(
+                    "The first request took more than half of that: raise "
+                    "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS, or bring PostHog closer."
+                )
+            )
+
+    def _step(
+        self,
+        name: str,
+        seconds: float,
+        job: Callable[[], T],
+        *,
+        say: Callable[[T], str] = lambda result: "ok",
+        hint: str = "",
+    ) -> tuple[T, float]:
+        """Do a step within `seconds`; return its result, and how long it took."""
+        self.stdout.write(f"{name} ... ", ending="")
+        self.stdout.flush()
+        started = self.clock()
+        try:
+            result = within(seconds, job)
+        except Exception as error:
+            self.stdout.write(f"failed after {milliseconds(self.clock() - started)}")
+            raise CommandError(
+                f"{name}: {_cause(error, seconds)} {_fix(error, hint)}".rstrip()
+            ) from error
+        took = self.clock() - started
+        self.stdout.write(f"{milliseconds(took)}, {say(result)}")
+        return result, took
+
+
+def _write_and_read(shared: SharedCache) -> None:
+    token = secrets.token_hex(8)
+
+    def write(cache: BaseCache) -> bool:
+        cache.set(PROBE_KEY, token, PROBE_SECONDS)
+        return True
+
+    if shared.get_many([PROBE_KEY], READ_SECONDS * FIRST_READ) is None:
+        raise PostHogError(f"it cannot be read ({shared.failure or 'no answer in time'})")
+    written = shared.write(write, READ_SECONDS)
+    found = shared.get_many([PROBE_KEY], READ_SECONDS) or {}
+    if not written or found.get(PROBE_KEY) != token:
+        raise PostHogError(f"it does not keep what is written ({shared.failure or 'in silence'})")
+
+
+def _evaluate(gateway: Gateway, settings: conf.Settings) -> Evaluation:
+    return gateway.fetch(
+        Identity(settings.hostname),
+        {},
+        Runtime.SERVER,
+        deadline=time.monotonic() + settings.trip_threshold_seconds,
+        may_retry=lambda: False,
+    )
+
+
+def _fetch_definitions(gateway: Gateway) -> tuple[int, int]:
+    """Return how many flags were defined, in how many bytes."""
+    deadline = time.monotonic() + FETCH_SECONDS
+    text = gateway.fetch_definitions(None, deadline=deadline).text or ""
+    return len(parse(text, "PostHog's reply").versions), len(text.encode(errors="replace"))
+
+
+def _cause(error: Exception, seconds: float) -> str:
+    match error:
+        case TimeoutError():
+            return f"no answer within {seconds:g} s."
+        case DefinitionsError():
+            return str(error)
+        case PostHogError():
+            return f"{error}."
+    # The type alone: what else goes wrong in a request may quote its address, and a key.
+    return f"{type(error).__name__}."
+
+
+def _fix(error: Exception, hint: str) -> str:
+    return error.hint if isinstance(error, PostHogError) and error.hint else hint

@@ -1,0 +1,142 @@
+"""`manage.py posthog_export`: the flag definitions as a file, for offline use and for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from olposthog import conf
+from olposthog.definitions import Definitions, DefinitionsError, parse_file
+from olposthog.flight import within
+from olposthog.gateway import Gateway
+from olposthog.management.layout import number_of_flags
+from olposthog.polling import FETCH_SECONDS
+from olposthog.protocol import PostHogError
+
+STDOUT = "-"
+
+
+class Command(BaseCommand):
+    """Exports what local evaluation evaluates."""
+
+    help = (
+        "Fetch the current flag definitions from PostHog, which bills ten requests for it, and "
+        "write them to a file for POSTHOG_FLAG_DEFINITIONS_FILE. Needs POSTHOG_PERSONAL_API_KEY. "
+        "Examples: posthog_export flags.json; posthog_export - | less"
+    )
+    requires_system_checks = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Say where to."""
+        parser.add_argument(
+            "file",
+            metavar="FILE",
+            help="where to write them, whole or not at all; - for the standard output",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Fetch, judge and write."""
+        settings = conf.current()
+        _demand(settings)
+        gateway = Gateway(settings, connections=1)
+        if options["file"] == STDOUT:
+            self._say(self.stderr, f"Fetching flag definitions from {gateway.way.host} ...")
+            definitions = _fetch(gateway)
+            self.stdout.write(_text(definitions), ending="")
+            self._say(self.stderr, f"{number_of_flags(len(definitions.versions))}.")
+            return
+        path = Path(options["file"])
+        with _replacing(path) as file:  # first, so that a fetch is not billed for nothing
+            self._say(self.stdout, f"Fetching flag definitions from {gateway.way.host} ...")
+            definitions = _fetch(gateway)
+            file.write(_text(definitions))
+        self.stdout.write(
+            f"{path} has {number_of_flags(len(definitions.versions))}. To use it, set "
+            f"POSTHOG_FLAG_DEFINITIONS_FILE = {str(path.resolve())!r}."
+        )
+
+    def _say(self, output: Any, text: str) -> None:
+        output.write(text, lambda line: line)
+        output.flush()
+
+
+def _demand(settings: conf.Settings) -> None:
+    for problem in settings.problems:
+        raise CommandError(f"{problem.message} {problem.hint}")
+    if not settings.personal_api_key:
+        raise CommandError(
+            "POSTHOG_PERSONAL_API_KEY is not set: set a key that may read flag definitions, a "
+            "personal one (phx_...) or the project's feature flags secure key (phs_...)."
+        )
+    for name, value in (
+        ("POSTHOG_PROJECT_API_KEY", settings.project_api_key),
+        ("POSTHOG_API_HOST", settings.api_host),
+    ):
+        if not value:
+            raise CommandError(f"{name} is not set: it says where to fetch definitions.")
+
+
+def _fetch(gateway: Gateway) -> Definitions:
+    deadline = time.monotonic() + FETCH_SECONDS
+    try:
+        fetched = within(FETCH_SECONDS, lambda: gateway.fetch_definitions(None, deadline=deadline))
+        return parse_file(fetched.text or "", "PostHog's reply")
+    except TimeoutError as error:
+        raise CommandError(
+            f"Flag definitions cannot be fetched: no answer within {FETCH_SECONDS:g} s. "
+            "See `manage.py posthog_check`."
+        ) from error
+    except PostHogError as error:
+        hint = error.hint or "See `manage.py posthog_check`."
+        raise CommandError(f"Flag definitions cannot be fetched: {error}. {hint}") from error
+    except DefinitionsError as error:
+        raise CommandError(f"Flag definitions cannot be used: {error}") from error
+    except Exception as error:  # noqa: BLE001  # whatever it is, an operator gets a sentence
+        # The type alone: what else goes wrong in a request may quote its address, and a key.
+        raise CommandError(
+            f"Flag definitions cannot be fetched: {type(error).__name__}. "
+            "See `manage.py posthog_check`."
+        ) from None
+
+
+def _text(definitions: Definitions) -> str:
+    return json.dumps(definitions.data, indent=2) + "\n"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """Give a file that takes the place of the one at `path` when all has gone well."""
+    try:
+        target = Path(os.path.realpath(path))  # a link stays a link
+        if target.exists() and not target.is_file():
+            what = "a directory" if target.is_dir() else "no regular file"
+            raise CommandError(f"{path} is {what}: name a file, or - for the standard output.")
+        new = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        file = new.open("x", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    try:
+        with file:
+            yield file
+            if target.exists():
+                shutil.copymode(target, new)
+        new.replace(target)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: Exception) -> CommandError:
+    reason = getattr(error, "strerror", None) or error
+    return CommandError(f"{path} cannot be written: {reason}. Name a file in a folder that can.")
