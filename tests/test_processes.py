@@ -92,7 +92,8 @@ def imports_of(module: str, path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: 1 - node.level or None] if node.level else []
             source = ".".join([*above, *([node.module] if node.module else [])])
-            found |= {source} | {f"{source}.{alias.name}" for alias in node.names}
+            for name in (f"{source}.{alias.name}" for alias in node.names):
+                found.add(name if name in LIBRARY else source)
     return found
 
 
@@ -123,6 +124,16 @@ def test_one_package_imports_the_sdk() -> None:
         module for module, path in (LIBRARY | API).items() if "posthog" in packages_of(module, path)
     }
     assert {module.rpartition(".")[0] for module in importers} == {"olposthog.gateway"}
+
+
+INTEGRATIONS = {module for module in LIBRARY if module.startswith("olposthog.contrib.")}
+
+
+def test_integrations_are_leaves() -> None:
+    """What needs another package, or another app of Django, is imported by whoever installs it."""
+    assert INTEGRATIONS
+    for module in LIBRARY.keys() - INTEGRATIONS:
+        assert not LIBRARY_IMPORTS[module] & INTEGRATIONS, module
 
 
 def test_imports_go_one_way() -> None:
@@ -186,7 +197,7 @@ def count_thread_starts() -> list[str]:
 def test_importing_and_setting_up_starts_nothing(site: Site, posthog: PostHogServer) -> None:
     """Until a flag is asked for there is no thread, no socket and no client of the SDK."""
     site.settings["POSTHOG_PERSONAL_API_KEY"] = posthog.secret
-    names = [name for name in (*LIBRARY, *API) if not name.endswith("__main__")]
+    names = [name for name in (*LIBRARY, *API) if name not in INTEGRATIONS]
 
     result = site.run(start_watched, names, bare=True)
 
@@ -232,7 +243,9 @@ def test_library_works_without_rest_framework(site: Site, posthog: PostHogServer
     site.settings["ROOT_URLCONF"] = "tests.site.no_urls"
     site.settings["MIDDLEWARE"] = []
 
-    assert site.run(use_without_rest, list(LIBRARY), bare=True) == {
+    names = [name for name in LIBRARY if name not in INTEGRATIONS]
+
+    assert site.run(use_without_rest, names, bare=True) == {
         "enabled": True,
         "source": "posthog",
     }

@@ -44,6 +44,9 @@ class _Watcher:
             record.reads.append((name, value, snapshot))
 
 
+_watcher = _Watcher()
+
+
 class FlagsPanel(Panel):
     """The flags that the request read: value, source, cost, and how the circuit breaker is.
 
@@ -58,13 +61,9 @@ class FlagsPanel(Panel):
         super().__init__(*args, **kwargs)
         self._seen = _Record()
 
-    @classmethod
-    def ready(cls) -> None:
-        """Watch flags being read, in this process and from now on."""
-        watching.watcher = _Watcher()
-
     def enable_instrumentation(self) -> None:
-        """Record the request that begins."""
+        """Record the request that begins. From the first one on, the process has a watcher."""
+        watching.watcher = _watcher
         _record.set(self._seen)
 
     def disable_instrumentation(self) -> None:

@@ -102,8 +102,8 @@ def site(enabled, settings):
     checks = set(registry.registered_checks)
     settings.DEBUG = True
     settings.INTERNAL_IPS = ["127.0.0.1"]
-    settings.DEBUG_TOOLBAR_PANELS = [PANEL]
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "debug_toolbar"]
+    settings.DEBUG_TOOLBAR_PANELS = [PANEL]  # once the app is there: who knows it looks at once
     settings.MIDDLEWARE = [
         "debug_toolbar.middleware.DebugToolbarMiddleware",
         *settings.MIDDLEWARE,
