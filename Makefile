@@ -14,7 +14,8 @@ PY_FLOOR := .venv-floor/bin/python
 MANAGE := $(PY) example_project/manage.py
 TESTS := -m pytest --numprocesses auto --dist loadfile
 # What these see does not depend on the versions of Python and Django.
-ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/test_benchmarks.py
+ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/test_benchmarks.py \
+	--ignore tests/test_pytest_plugin.py
 LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --extra api
 

@@ -259,6 +259,10 @@ class Settings:
         return self.request_timeout_ms / 1000
 
 
+_CREDENTIALS = re.compile(r"(?<=//)[^/@\s]*@")
+"""Who logs in where, and with which password, in an address."""
+
+
 def _load() -> Settings:
     values: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -277,7 +281,8 @@ def _load() -> Settings:
         except _Refused as verdict:
             if spec.name == "enabled":
                 values[spec.name] = True  # so that the log says what is wrong
-            shown = "" if spec.metadata["secret"] else f" is {raw!r}, which"
+            quoted = _CREDENTIALS.sub("", repr(raw))
+            shown = "" if spec.metadata["secret"] else f" is {quoted}, which"
             problems.append(
                 Problem(name, f"{name}{shown} is not {verdict.expected}.", verdict.hint)
             )

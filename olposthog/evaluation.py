@@ -147,6 +147,12 @@ class Evaluator:
         ):
             part.close()
 
+    def settle(self, seconds: float) -> None:
+        """Wait for what the fleet gets from this process: definitions, answers, the circuit."""
+        if self.poll:
+            self.poll.settle(seconds)
+        self.shared.settle(seconds)
+
     def at_hand(self, query: Query) -> FlagSnapshot | None:
         """Return the answer if it takes no waiting, else None: take a flight."""
         known = self.recent.get(query.key)

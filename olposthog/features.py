@@ -207,7 +207,7 @@ def _evaluate(
             lambda: _identity(opt_unique_id, about), evaluator.wait_seconds
         )
         if identity is None:
-            return evaluator.give_up(Query.of(_nobody(), runtime))
+            return _told(caller, evaluator.give_up(Query.of(_nobody(), runtime)), started)
     else:
         identity = _identity(opt_unique_id, about)
     query = Query.of(identity.claiming(claims) if claims else identity, runtime)
@@ -220,9 +220,7 @@ def _evaluate(
         except FutureTimeoutError:
             snapshot = evaluator.give_up(query)
     _keep(about, evaluator, query, snapshot)
-    if watching.watcher:
-        watching.watcher.answered(caller, snapshot, time.monotonic() - started)
-    return snapshot
+    return _told(caller, snapshot, started)
 
 
 INSTEAD = {
@@ -263,7 +261,7 @@ async def _aevaluate(
         try:
             identity = await asyncio.wait_for(identifying, evaluator.wait_seconds)
         except TimeoutError:
-            return evaluator.give_up(Query.of(_nobody(), runtime))
+            return _told(caller, evaluator.give_up(Query.of(_nobody(), runtime)), started)
     else:
         identity = _identity(opt_unique_id, about)
     query = Query.of(identity, runtime)
@@ -276,9 +274,7 @@ async def _aevaluate(
         except TimeoutError:
             snapshot = evaluator.give_up(query)
     _keep(about, evaluator, query, snapshot)
-    if watching.watcher:
-        watching.watcher.answered(caller, snapshot, time.monotonic() - started)
-    return snapshot
+    return _told(caller, snapshot, started)
 
 
 def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
@@ -301,6 +297,12 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
     if opt_unique_id is not None or tells_more:
         raise TypeError("Give a request, or an id and what is known about it, but not both.")
     return identify(request)
+
+
+def _told(caller: str, snapshot: FlagSnapshot, started: float) -> FlagSnapshot:
+    if watching.watcher:
+        watching.watcher.answered(caller, snapshot, time.monotonic() - started)
+    return snapshot
 
 
 def _kept(about: About, evaluator: Evaluator, query: Query) -> FlagSnapshot | None:

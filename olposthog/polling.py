@@ -122,6 +122,7 @@ class DefinitionsPoll(Generic[T]):
         self._loaded_flags = 0
         self._last_turn = ""
         self._has_looked = threading.Event()
+        self._rests = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -154,6 +155,11 @@ class DefinitionsPoll(Generic[T]):
         self._has_looked.wait(max(0.0, seconds))
         return self.current()
 
+    def settle(self, seconds: float) -> None:
+        """Wait for the look under way, which may be the fleet's fetch: a process may end after."""
+        if self._thread is not None:
+            self._rests.wait(seconds)
+
     def close(self) -> None:
         """End the thread as soon as it has nothing under way."""
         self._closed.set()
@@ -184,11 +190,13 @@ class DefinitionsPoll(Generic[T]):
 
     def _keep_looking(self) -> None:
         while not self._closed.is_set():
+            self._rests.clear()
             try:
                 self.look()
             except Exception:
                 log.exception("Looking for flag definitions failed in an unforeseen way.")
             self._has_looked.set()
+            self._rests.set()
             self._closed.wait(min(LOOK_SECONDS, self._interval / 4))
 
     def _take_over(self, head: Head | None) -> bool:

@@ -23,6 +23,13 @@ from tests.site.servers import (
 )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: many tests wait for processes of their own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cores or 1) + 1
+
+
 @pytest.fixture
 def posthog() -> Iterator[PostHogServer]:
     """A PostHog that answers; it is nobody's until `settings` names it, as `enabled` does."""

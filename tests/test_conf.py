@@ -310,6 +310,14 @@ def test_a_message_shows_the_value_unless_it_is_secret(bare, name, bad):
     assert SECRET not in problem.message + problem.hint
 
 
+def test_a_message_shows_no_password(bare):
+    """An address is shown without who logs in there."""
+    with override_settings(POSTHOG_API_HOST=f"ftp://ada:{SECRET}@posthog.example.com"):
+        (problem,) = conf.current().problems
+
+    assert "'ftp://posthog.example.com'" in problem.message
+
+
 def test_every_problem_is_found_at_once(bare):
     """Problems do not hide one another."""
     with override_settings(POSTHOG_MAX_RETRIES=-1, POSTHOG_POLL_INTERVAL=0, FEATURES="on"):

@@ -14,9 +14,10 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import Settings
 
+from olposthog import per_process
 from olposthog.features import clear_cache, is_enabled
 from tests.management.running import run
-from tests.posthog_faults import Refuse, Status
+from tests.posthog_faults import Delay, Refuse, Status
 from tests.posthog_server import Flag, PostHogServer, Variant
 from tests.test_definitions import flag, where
 from tests.test_exposures import delivered
@@ -428,3 +429,21 @@ def test_callers_get_a_command_error(enabled: PostHogServer) -> None:
     """Whoever calls the command from Python gets Django's own exception."""
     with pytest.raises(CommandError):
         call_command(COMMAND, id="")
+
+
+@pytest.mark.parametrize("options", [[], ["--typescript"]], ids=["table", "TypeScript"])
+def test_fetch_that_was_begun_is_finished(
+    enabled: PostHogServer, settings: Settings, options: list[str]
+) -> None:
+    """A command whose turn it is to fetch the fleet's definitions leaves them for the others."""
+    settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
+    enabled.definitions_fault = Delay(0.5)
+    run(COMMAND, *options)
+
+    assert len(enabled.definition_calls) == 1
+    per_process.reset()
+    poll = per_process.current().poll
+    assert poll
+    head = poll.peek()
+    assert head
+    assert head.fetched_at

@@ -18,6 +18,7 @@ from olposthog.features import default_unique_id, evaluate
 from olposthog.identity import Identity
 from olposthog.inspection import InspectedFlag, Inspection, identity_of, inspect
 from olposthog.management.layout import milliseconds, table
+from olposthog.polling import FETCH_SECONDS
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog.status import in_words
 from olposthog.visibility import is_visible
@@ -65,11 +66,15 @@ class Command(BaseCommand):
                 )
             self._say("Asking for the keys of the flags that browsers may see ...")
             self.stdout.write(self._typescript())
-            return
-        who, identity = _person(options["user"], options["id"])
+        else:
+            self._show(*_person(options["user"], options["id"]), as_json=options["json"])
+        # This may be the process that fetches the fleet's definitions.
+        per_process.current().settle(FETCH_SECONDS)
+
+    def _show(self, who: str, identity: Identity, *, as_json: bool) -> None:
         self._say(f"Evaluating the flags of {who}, for Python code and for browsers ...")
         inspection = inspect(identity)
-        if options["json"]:
+        if as_json:
             self.stdout.write(json.dumps(_document(inspection), indent=2))
         else:
             self.stdout.write("\n".join(_lines(who, inspection)))
