@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import update_wrapper
 from http import HTTPStatus
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from asgiref.sync import markcoroutinefunction
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
@@ -61,7 +61,17 @@ def flag_required(
     return decorate
 
 
-class FlagRequiredMixin(View):
+if TYPE_CHECKING:  # what the mixin asks of the views it is mixed into, whatever they answer
+
+    class _View:
+        @classmethod
+        def as_view(cls, **initkwargs: Any) -> Callable[..., Any]: ...
+        def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase: ...
+else:
+    _View = View  # so that it guards Django's views also where it is named after them
+
+
+class FlagRequiredMixin(_View):
     """Shows a class-based view to those who have the flag, before its `dispatch`.
 
     Name it before the other bases. The attributes are the arguments of the function
@@ -80,7 +90,7 @@ class FlagRequiredMixin(View):
         _check_otherwise(cls.__qualname__, cls.flag_otherwise)
 
     @classmethod
-    def as_view(cls, **initkwargs: Any) -> Callable[..., HttpResponseBase]:
+    def as_view(cls, **initkwargs: Any) -> Callable[..., Any]:
         """Return the view, which carries no attribute that `flag_otherwise` lacks."""
         name = initkwargs.get("flag_required", cls.flag_required)
         variant = initkwargs.get("flag_variant", cls.flag_variant)
@@ -93,10 +103,11 @@ class FlagRequiredMixin(View):
         _check_otherwise(cls.__qualname__, otherwise)
         view = super().as_view(**initkwargs)
         if callable(otherwise):
+            awaited = is_async(view)  # which an attribute says, too
             kept = _OF_CLASSES | shared_attributes(view, otherwise).keys()
             for attribute in attributes(view).keys() - kept:
                 delattr(view, attribute)
-            if cls.view_is_async:
+            if awaited:
                 markcoroutinefunction(view)
         return view
 

@@ -13,13 +13,20 @@ from uuid import UUID
 
 from django.dispatch import Signal
 from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, reverse_lazy
+from django.views.generic import TemplateView
 from rest_framework.request import Request
 
 from olposthog import counters, features, signals
 from olposthog.bootstrap import Bootstrap, bootstrap
+from olposthog.guards import FlagRequiredMixin, flag_path, flag_required
 from olposthog.identity import Identity, default_identity
+from olposthog.inspection import InspectedFlag, Inspection, inspect
+from olposthog.request import Features, FeaturesRequest
 from olposthog.snapshot import JSON, FlagSnapshot, Runtime, Source
+from olposthog.status import Health, status
 from olposthog.testing import Flags, UnexpectedFlag, override_flags
+from olposthog_api.permissions import FlagPermission
 from olposthog_api.views import FeatureViewSet
 
 
@@ -58,6 +65,7 @@ def python(request: HttpRequest, uuid: UUID) -> None:
 async def coroutines(request: HttpRequest) -> None:
     """Their twins."""
     assert_type(await features.ais_enabled("new-nav", request=request), bool)
+    assert_type(await features.aget_feature_flag("checkout", "control"), bool | str)
     assert_type(await features.aget_all_feature_flags(), dict[str, bool | str])
     assert_type(await features.aevaluate("42", runtime=Runtime.CLIENT), FlagSnapshot)
 
@@ -120,6 +128,62 @@ async def testing(flags: Flags) -> None:
     decorated("1", word="a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no int
     override_flags({"new-nav": 1.5})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]  # no value
     del assertion
+
+
+@flag_required("new-nav", variant=None, otherwise=404)
+def guarded(request: HttpRequest, tea: int) -> HttpResponse:
+    """A guarded view keeps its type."""
+    return HttpResponse(str(tea))
+
+
+@flag_required("checkout", variant="test", otherwise=guarded)
+async def guarded_coroutine(request: HttpRequest, tea: int) -> HttpResponse:
+    """And so does a coroutine."""
+    return HttpResponse(str(tea))
+
+
+class GuardedView(FlagRequiredMixin, TemplateView):
+    """A class-based view with attributes in place of arguments."""
+
+    flag_required = "new-nav"
+    flag_variant = "test"
+    flag_otherwise = reverse_lazy("home")
+
+
+class NewCheckout(FlagPermission):
+    """A permission of one flag."""
+
+    flag = "new-checkout"
+
+
+async def guards(request: HttpRequest) -> None:
+    """What depends on a flag as a whole."""
+    assert_type(guarded(request, 7), HttpResponse)
+    assert_type(await guarded_coroutine(request, 7), HttpResponse)
+    assert_type(flag_path("tea/", flag="new-nav", on=guarded, off=guarded), URLPattern)
+
+    guarded(request, "7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no int
+    flag_required(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no name
+    flag_required("x", otherwise=4.04)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no answer
+
+
+def of_the_request(request: FeaturesRequest) -> None:
+    """What the middleware puts on a request."""
+    assert_type(request.features, Features)
+    assert_type(request.features.is_enabled("new-nav"), bool)
+    assert_type(request.features.get_feature_flag("checkout", "control"), bool | str)
+    assert_type(request.features.get_feature_flag_payload("checkout"), JSON)
+    assert_type(request.features["checkout"], bool | str)
+    assert_type(request.features.snapshot, FlagSnapshot)
+
+
+def operating() -> None:
+    """What an operator's own code asks."""
+    assert_type(status().health, Health)
+    assert_type(status().reasons, tuple[str, ...])
+    assert_type(status().headline, str)
+    assert_type(inspect(Identity("42")), Inspection)
+    assert_type(inspect(Identity("42")).flags, tuple[InspectedFlag, ...])
 
 
 class Members(FeatureViewSet):
