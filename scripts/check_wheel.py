@@ -22,13 +22,24 @@ from django.core.management import call_command
 settings.configure(INSTALLED_APPS=["olposthog"], FEATURES={"new-checkout": True})
 django.setup()
 call_command("check")
+call_command("posthog_status")
 
 import olposthog.features
+import olposthog.testing
 
 assert olposthog.features.is_enabled("new-checkout") is True
 assert olposthog.features.is_enabled("unheard-of") is False
 assert find_spec("rest_framework") is None
 assert find_spec("drf_spectacular") is None
+"""
+
+IN_TESTS = """
+import pathlib
+
+import pytest
+
+pathlib.Path("test_shop.py").write_text("def test_shop(flags): flags({'new-nav': True})")
+assert pytest.main(["-q", "-p", "no:cacheprovider"]) == 0
 """
 
 LIBRARY_WITH_API = """
@@ -78,6 +89,11 @@ def main() -> None:
         run_elsewhere(python, LIBRARY_ALONE)
         say("  checks pass, is_enabled() answers; rest_framework, drf_spectacular: not there")
 
+        say("Installing pytest beside it")
+        install(Path(scratch, "alone"), "pytest", pins)
+        run_elsewhere(python, IN_TESTS)
+        say("  its plugin is there")
+
         say(f"Installing {wheel.name} with [api]")
         python = install(Path(scratch, "with-api"), f"{wheel}[api]", pins)
         run_elsewhere(python, LIBRARY_WITH_API)
@@ -104,6 +120,16 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     expect(
         {"olposthog/py.typed", "olposthog_api/py.typed"} <= names,
         "both packages of the wheel carry py.typed",
+    )
+    expect(
+        {
+            "olposthog/templates/olposthog/debug_toolbar.html",
+            "olposthog/contrib/admin/templates/olposthog_admin/person.html",
+            "olposthog/contrib/admin/migrations/0001_initial.py",
+            "olposthog/management/commands/posthog_flags.py",
+        }
+        <= names,
+        "the wheel carries templates, migrations and commands",
     )
     expect(
         not any("tests" in Path(name).parts for name in names),

@@ -15,6 +15,7 @@ from typing import Any
 import posthog as posthog_sdk
 import pytest
 import requests
+from django.core.management import CommandError, call_command
 from django.test import Client, RequestFactory, TestCase, override_settings
 
 from olposthog import per_process
@@ -243,6 +244,15 @@ def test_nothing_leaves_the_process(
         deliver_events()
     another_process()
 
+    assert site.requests == []
+
+
+def test_commands_let_nothing_out_either(site: PostHogServer, settings: Any) -> None:
+    """A command that would ask PostHog past all caches says how to let it."""
+    settings.POSTHOG_PERSONAL_API_KEY = "phx_test"
+
+    with override_flags(), pytest.raises(CommandError, match=r"override_flags\(ask_posthog=True"):
+        call_command("posthog_export", "-")
     assert site.requests == []
 
 

@@ -141,6 +141,8 @@ class Gateway:
         )
 
     def _exchange(self, send: Callable[[float], requests.Response], deadline: float) -> _Reply:
+        if self._settings.isolated:
+            raise PostHogError("a test runs", hint="Ask by override_flags(ask_posthog=True).")
         remaining = deadline - self._clock()
         if remaining <= 0:
             raise PostHogError("no time left to ask")
