@@ -385,7 +385,7 @@ class Evaluator:
             groups={name: str(group) for name, group in (query.identity.groups or {}).items()},
             anonymous=query.identity.anonymous,
         )
-        return overrides.apply(snapshot)
+        return overrides.apply(snapshot, lambda key: withheld(key, query.runtime, definitions))
 
 
 def _digest(*parts: Any) -> str:

@@ -17,7 +17,8 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from asgiref.sync import sync_to_async
 
@@ -101,7 +102,7 @@ def get_all_feature_flags(
     opt_unique_id: UniqueId = None, **about: Unpack[About]
 ) -> dict[str, bool | str]:
     """Return all flags: `settings.FEATURES` overlaid with PostHog's. Reports no exposure."""
-    return dict(_evaluate("get_all_feature_flags", opt_unique_id, **about).flags)
+    return _copied(_evaluate("get_all_feature_flags", opt_unique_id, **about).flags)
 
 
 def evaluate(
@@ -171,7 +172,7 @@ async def aget_all_feature_flags(
     opt_unique_id: UniqueId = None, **about: Unpack[About]
 ) -> dict[str, bool | str]:
     """`get_all_feature_flags` for coroutines."""
-    return dict((await _aevaluate("aget_all_feature_flags", opt_unique_id, **about)).flags)
+    return _copied((await _aevaluate("aget_all_feature_flags", opt_unique_id, **about)).flags)
 
 
 async def aevaluate(
@@ -309,14 +310,21 @@ def _kept(about: About, evaluator: Evaluator, query: Query) -> FlagSnapshot | No
     request = about.get("request")
     if not request:
         return None
-    kept: dict[tuple[Evaluator, Key], FlagSnapshot] = request.META.get(_KEPT, {})
-    return kept.get((evaluator, query.key))
+    kept: _Kept | None = request.META.get(_KEPT)
+    return kept.get((evaluator, query.key)) if kept else None
 
 
 def _keep(about: About, evaluator: Evaluator, query: Query, snapshot: FlagSnapshot) -> None:
     request = about.get("request")
     if request is not None:
-        request.META.setdefault(_KEPT, {})[evaluator, query.key] = snapshot
+        request.META.setdefault(_KEPT, _Kept())[evaluator, query.key] = snapshot
+
+
+class _Kept(dict[tuple["Evaluator", Key], FlagSnapshot]):
+    """A request's answers, which stay here when it is pickled."""
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
 
 
 _KEPT = "olposthog.snapshots"
@@ -331,6 +339,11 @@ def _read(snapshot: FlagSnapshot, name: str, default: bool | str | None) -> bool
     if name not in snapshot.reported:
         report_exposure(snapshot, name)
     return value
+
+
+def _copied(flags: Mapping[str, bool | str]) -> dict[str, bool | str]:
+    # By their own means, and not by `dict`: a strict test's tell which of them may be read.
+    return cast("MappingProxyType[str, bool | str]", flags).copy()
 
 
 def _checked(name: str) -> str:

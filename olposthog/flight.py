@@ -19,6 +19,10 @@ class Saturated(Exception):  # a state that callers answer to, not an error to s
     """No worker is free and the backlog is full."""
 
 
+class Closed(Saturated):
+    """There are no workers any more."""
+
+
 class Workers:
     """Up to `size` daemon threads, started as work comes, with at most `backlog` jobs waiting."""
 
@@ -46,14 +50,16 @@ class Workers:
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have a worker do `job`. The future holds its result; cancel it to give up the place.
 
-        Raises `Saturated` when too many jobs wait already, no thread can be started, or the
-        workers are closed.
+        Raises `Saturated` when too many jobs wait already or no thread can be started, and `Closed`
+        when that is over.
         """
         future: Future[T] = Future()
         with self._changed:
             if len(self._jobs) >= self._backlog:
                 self._jobs = deque(job for job in self._jobs if not job[0].cancelled())
-            if self._closed or len(self._jobs) >= self._backlog:
+            if self._closed:
+                raise Closed(self._name)
+            if len(self._jobs) >= self._backlog:
                 raise Saturated(self._name)
             self._jobs.append((future, job))
             if len(self._jobs) > self._idle and self._threads < self._size:

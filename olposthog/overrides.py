@@ -7,9 +7,11 @@ a flag, the one put on last holds; each is taken off by itself, in whatever orde
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Generic, Self, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, Self, TypeVar
 
 from django.dispatch import Signal
 
@@ -49,7 +51,9 @@ class Override:
     def decisions(self) -> dict[str, Decision]:
         """Return what it decides, in PostHog's place."""
         return {
-            key: Decision(value, self.payloads.get(key) if value else None, OVERRIDE_REASON)
+            key: Decision(
+                value, deepcopy(self.payloads.get(key)) if value else None, OVERRIDE_REASON
+            )
             for key, value in self.flags.items()
         }
 
@@ -90,83 +94,79 @@ def take_unexpected() -> set[str]:
     return keys
 
 
-def apply(snapshot: FlagSnapshot) -> FlagSnapshot:
-    """Return the answer that the overrides want in place of `snapshot`."""
+def apply(snapshot: FlagSnapshot, is_withheld: Callable[[str], bool]) -> FlagSnapshot:
+    """Return the answer that the overrides want in place of `snapshot`.
+
+    They give no runtime a flag that is withheld from it.
+    """
     active = _active
     if not active:
         return snapshot
-    overridden: dict[str, Decision] = {}
+    mentioned: dict[str, Decision] = {}
     for override in active:
         if override.distinct_id in (None, snapshot.distinct_id):
-            overridden |= override.decisions()
+            mentioned |= override.decisions()
+    overridden = {key: one for key, one in mentioned.items() if not is_withheld(key)}
     strict = next((one for one in reversed(active) if one.strict is not None), None)
     if strict and strict.strict:
-        return _strictly(snapshot, overridden, strict.unexpected)
+        return _replaced(snapshot, {}, overridden, lambda of: _Mentioned(of, mentioned, strict))
     if not overridden:
         return snapshot
-    payloads = {key: one for key, one in snapshot.payloads.items() if key not in overridden}
-    return replace(
-        snapshot,
-        source=Source.LOCAL,
-        flags={**snapshot.flags, **_values(overridden)},
-        payloads={**payloads, **_payloads(overridden)},
-        reasons={**snapshot.reasons, **dict.fromkeys(overridden, OVERRIDE_REASON)},
-        evaluation=_evaluation(snapshot, {**_decided(snapshot), **overridden}),
-    )
+    decided = snapshot.evaluation.decisions if snapshot.evaluation else {}
+    return _replaced(snapshot, {**snapshot.flags}, {**decided, **overridden}, dict)
 
 
-def _strictly(
-    snapshot: FlagSnapshot, overridden: Mapping[str, Decision], unexpected: set[str]
+def _replaced(
+    snapshot: FlagSnapshot,
+    features: dict[str, bool | str],
+    decisions: Mapping[str, Decision],
+    make: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> FlagSnapshot:
-    """Return an answer in which there is nothing but what is mentioned."""
+    real = snapshot.evaluation or Evaluation({}, snapshot.evaluated_at.timestamp())
+    values = {key: one.value for key, one in decisions.items()}
+    payloads = {key: one.payload for key, one in decisions.items() if one.payload is not None}
+    reasons = {key: one.reason for key, one in decisions.items()}
     return replace(
         snapshot,
         source=Source.LOCAL,
-        flags=_Mentioned(_values(overridden), overridden, unexpected),
-        payloads=_Mentioned(_payloads(overridden), overridden, unexpected),
-        reasons=dict.fromkeys(overridden, OVERRIDE_REASON),
-        evaluation=_evaluation(snapshot, overridden),
+        flags=MappingProxyType(make({**features, **values})),
+        payloads=MappingProxyType(make(payloads)),
+        reasons=MappingProxyType(make(reasons)),
+        evaluation=replace(real, decisions=decisions),
     )
 
 
-def _decided(snapshot: FlagSnapshot) -> Mapping[str, Decision]:
-    return snapshot.evaluation.decisions if snapshot.evaluation else {}
-
-
-def _evaluation(snapshot: FlagSnapshot, decisions: Mapping[str, Decision]) -> Evaluation:
-    real = snapshot.evaluation or Evaluation({}, snapshot.evaluated_at.timestamp())
-    return replace(real, decisions=decisions)
-
-
-class _Mentioned(Mapping[str, V], Generic[V]):
+class _Mentioned(dict[str, V], Generic[V]):
     """Values by flag key; to ask for a flag that is not mentioned is an error of the test."""
 
     def __init__(
-        self, values: Mapping[str, V], mentioned: Collection[str], unexpected: set[str]
+        self, values: Mapping[str, V], mentioned: Collection[str], strict: Override
     ) -> None:
-        self._values = values
+        super().__init__(values)
         self._mentioned = mentioned
-        self._unexpected = unexpected
+        self._strict = strict
 
-    def __getitem__(self, key: str) -> V:
+    def __missing__(self, key: str) -> V:
+        self._demand(key)
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        self._demand(key)
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value, or `default` for a flag that is mentioned and has none."""
+        self._demand(key)
+        return super().get(key, default)
+
+    def copy(self) -> _Mentioned[V]:
+        """Return another one, which can be changed."""
+        return _Mentioned(self, self._mentioned, self._strict)
+
+    def _demand(self, key: object) -> None:
         if key not in self._mentioned:
-            self._unexpected.add(key)
+            self._strict.unexpected.add(str(key))
             raise UnexpectedFlag(
                 f"The flag {key!r} was read, and no override mentions it for this person. "
                 f"Mention it, for example by override_flags({{{key!r}: False}})."
             )
-        return self._values[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-
-def _values(decisions: Mapping[str, Decision]) -> dict[str, bool | str]:
-    return {key: one.value for key, one in decisions.items()}
-
-
-def _payloads(decisions: Mapping[str, Decision]) -> dict[str, JSON]:
-    return {key: one.payload for key, one in decisions.items() if one.payload is not None}

@@ -285,7 +285,8 @@ class DefinitionsPoll(Generic[T]):
             if fetched.text is not None and not self._load(fetched.text):
                 raise PostHogError("a reply that is not flag definitions")  # noqa: TRY301  # one end
         except PostHogError as error:
-            self._fail(head, str(error))
+            if not self._closed.is_set():
+                self._fail(head, str(error))
             return
         FETCHES.count("unchanged" if fetched.text is None else "new")
         now = self._wall()

@@ -33,19 +33,32 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave the process as it was."""
-    overrides.take_off(config.stash[_isolation])
+    isolation = config.stash.get(_isolation, None)
+    if isolation is not None:  # else another plugin failed before this one began
+        overrides.take_off(isolation)
 
 
 @pytest.fixture(autouse=True)
 def _flags_of_markers(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let the markers `flags` of a test hold, the closest one over the others."""
-    markers = list(request.node.iter_markers("flags"))
     with ExitStack() as stack:
-        for marker in reversed(markers):
+        for marker in _markers(request.node):
             from .testing import override_flags
 
             stack.enter_context(override_flags(*marker.args, **marker.kwargs))
         yield
+
+
+def _markers(item: pytest.Item) -> Iterator[pytest.Mark]:
+    """Yield the markers of a test, those last that hold over the others."""
+    for node in item.listchain():
+        own = [mark for mark in node.own_markers if mark.name == "flags"]
+        of_parameters = getattr(getattr(node, "callspec", None), "marks", ())
+        if node is item:  # of stacked decorators, the inner one holds
+            yield from reversed([mark for mark in own if mark not in of_parameters])
+            yield from (mark for mark in own if mark in of_parameters)
+        else:  # those of base classes are in front
+            yield from own
 
 
 @pytest.fixture

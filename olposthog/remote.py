@@ -10,7 +10,7 @@ from typing import Any
 
 from .breaker import Breaker, Permit
 from .counters import Tally
-from .flight import Saturated, Workers
+from .flight import Closed, Saturated, Workers
 from .gateway import Gateway
 from .identity import Identity
 from .protocol import PostHogError
@@ -57,9 +57,9 @@ class Remote:
         deadline: float,
     ) -> Evaluation | None:
         """Return PostHog's decisions, or None: not permitted, failed, or not in time."""
-        if deadline - self._clock() < self._slow_seconds / 4:
-            return None  # the process is too busy to ask in time: no failure of PostHog's
-        permit = self._breaker.permit()
+        # A process that is too busy to ask in time is no failure of PostHog's.
+        is_late = deadline - self._clock() < self._slow_seconds / 4
+        permit = None if is_late else self._breaker.permit()
         if permit is None:
             return None
         started = self._clock()
@@ -73,6 +73,8 @@ class Remote:
                     may_retry=lambda: self._may_retry(permit),
                 )
             )
+        except Closed:
+            return None  # settings have changed, and nobody asks by these any more
         except Saturated:
             OUTCOMES.count("failed")
             self._breaker.failed(permit, f"{CALLS} calls hang")

@@ -13,8 +13,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack
+import json
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import ExitStack, aclosing, contextmanager
+from copy import copy, deepcopy
 from types import TracebackType
 from typing import Any, TypeVar, cast
 from unittest import TestCase
@@ -40,8 +50,8 @@ class override_flags:  # noqa: N801  # it is used as a function is, like Django'
     along what it said, and nothing else.
 
     As a decorator it takes functions and methods, coroutines and generators included, subclasses of
-    `unittest.TestCase`, for which it holds from before `setUpClass` on, and other classes, whose
-    methods with names in `test…` it decorates.
+    `unittest.TestCase`, for which it holds from before their `setUpClass` on, and other classes,
+    whose methods with names in `test…` it decorates.
 
     `flags` maps flag keys to True, False or the name of a variant, and `payloads` some of them to
     the payload that they have while they are on. `for_id` narrows this to one person: text, an int
@@ -64,6 +74,9 @@ class override_flags:  # noqa: N801  # it is used as a function is, like Django'
         strict: bool | None = None,
         ask_posthog: bool | None = None,
     ) -> None:
+        for name, value in (("strict", strict), ("ask_posthog", ask_posthog)):
+            if not isinstance(value, bool | None):
+                raise TypeError(f"{name} must be True, False or None, not {value!r}.")
         if for_id == "":
             raise ValueError("for_id is empty; leave it out to override the flags of everyone.")
         self._flags = _judged(flags or {})
@@ -94,60 +107,113 @@ class override_flags:  # noqa: N801  # it is used as a function is, like Django'
     def __call__(self, decorated: T) -> T:
         """Return the function or class with the flags holding for it."""
         if isinstance(decorated, type):
-            self._decorate_class(decorated)
-            return cast("T", decorated)
-        return cast("T", self._decorate_function(decorated))
-
-    def _decorate_class(self, tests: type) -> None:
-        if issubclass(tests, TestCase):
-            _decorate_test_case(tests, self)
-        else:
-            self._decorate_tests(tests)
-
-    def _decorate_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        if not callable(function):
-            raise TypeError(f"override_flags() decorates functions and classes, not {function!r}.")
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
-
-        @functools.wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return await function(*args, **kwargs)
-
-        @functools.wraps(function)
-        def generate(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            with self:
-                yield from function(*args, **kwargs)
-
-        @functools.wraps(function)
-        async def generate_async(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            with self:
-                async for item in function(*args, **kwargs):
-                    yield item
-
-        if inspect.iscoroutinefunction(function):
-            return call_async
-        if inspect.isgeneratorfunction(function):
-            return generate
-        if inspect.isasyncgenfunction(function):
-            return generate_async
-        return call
-
-    def _decorate_tests(self, tests: type) -> None:
-        names = [name for name in dir(tests) if name.startswith("test")]
-        methods = {name: inspect.getattr_static(tests, name) for name in names}
-        found = {name: one for name, one in methods.items() if inspect.isroutine(one)}
-        if not found:
-            raise TypeError(f"override_flags() decorates tests, and {tests.__name__} has none.")
-        for name, method in found.items():
-            if isinstance(method, staticmethod | classmethod):
-                setattr(tests, name, type(method)(self._decorate_function(method.__func__)))
+            if issubclass(decorated, TestCase):
+                _decorate_test_case(decorated, self)
             else:
-                setattr(tests, name, self._decorate_function(method))
+                _decorate_tests(decorated, self)
+            return cast("T", decorated)
+        if not callable(decorated):
+            raise TypeError(f"override_flags() decorates functions and classes, not {decorated!r}.")
+        return cast("T", _decorated(decorated, self))
+
+    def anew(self) -> override_flags:
+        """Return one that says the same, for a block of its own."""
+        again = copy(self)
+        again._entered = []  # noqa: SLF001  # its own class's
+        return again
+
+
+def _decorated(function: Callable[..., Any], *overrides: override_flags) -> Callable[..., Any]:
+    """Return the function with the overrides holding while it runs, the last over the others."""
+    wrap = _plain
+    if inspect.iscoroutinefunction(function):
+        wrap = _coroutine
+    elif inspect.isgeneratorfunction(function):
+        wrap = _generator
+    elif inspect.isasyncgenfunction(function):
+        wrap = _async_generator
+    return functools.wraps(function)(wrap(function, overrides))
+
+
+@contextmanager
+def _holding(overrides: Iterable[override_flags]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for override in overrides:
+            stack.enter_context(override.anew())
+        yield
+
+
+def _plain(function: Callable[..., Any], overrides: Iterable[override_flags]) -> Callable[..., Any]:
+    async def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with _holding(overrides):
+            return await coroutine
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _holding(overrides):
+            result = function(*args, **kwargs)
+        return finish(result) if inspect.iscoroutine(result) else result
+
+    return call
+
+
+def _coroutine(
+    function: Callable[..., Any], overrides: Iterable[override_flags]
+) -> Callable[..., Any]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        with _holding(overrides):
+            return await function(*args, **kwargs)
+
+    return call
+
+
+def _generator(
+    function: Callable[..., Any], overrides: Iterable[override_flags]
+) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with _holding(overrides):
+            return (yield from function(*args, **kwargs))
+
+    return call
+
+
+def _async_generator(
+    function: Callable[..., Any], overrides: Iterable[override_flags]
+) -> Callable[..., Any]:
+    async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        with _holding(overrides):
+            async with aclosing(function(*args, **kwargs)) as steps:
+                step = anext(steps)
+                while True:
+                    try:
+                        item = await step
+                    except StopAsyncIteration:
+                        return
+                    try:
+                        step = steps.asend((yield item))
+                    except Exception as error:  # noqa: BLE001  # it is the function's to handle
+                        step = steps.athrow(error)
+
+    return call
+
+
+def _decorate_tests(tests: type, override: override_flags) -> None:
+    """Let an override hold for the tests of a class, inherited ones included."""
+    methods = {
+        name: inspect.getattr_static(tests, name) for name in dir(tests) if name.startswith("test")
+    }
+    found = {name: one for name, one in methods.items() if inspect.isroutine(one)}
+    if not found:
+        raise TypeError(f"override_flags() decorates tests, and {tests.__name__} has none.")
+    for name, method in found.items():
+        function = getattr(method, "__func__", method)
+        # What holds for the method: of its class's decorators the inner, of classes the derived.
+        original, others = getattr(function, _OVERRIDES, (function, ()))
+        every = (override, *others) if name in vars(tests) else (*others, override)
+        wrapper = _decorated(original, *every)
+        setattr(wrapper, _OVERRIDES, (original, every))
+        if isinstance(method, staticmethod | classmethod):
+            wrapper = type(method)(wrapper)
+        setattr(tests, name, wrapper)
 
 
 def _decorate_test_case(case: type[TestCase], override: override_flags) -> None:
@@ -162,7 +228,7 @@ def _decorate_test_case(case: type[TestCase], override: override_flags) -> None:
     def enter_first(cls: type[TestCase]) -> None:
         for one in reversed(cls.__mro__):  # a subclass's own hold over those of its bases
             for each in vars(one).get(_OVERRIDES, ()):
-                cls.enterClassContext(each)
+                cls.enterClassContext(each.anew())
         if set_up_class is None:
             cast("type[TestCase]", super(case, cls)).setUpClass()
         else:
@@ -180,6 +246,8 @@ def _judged(flags: Mapping[str, bool | str]) -> dict[str, bool | str]:
     for key, value in flags.items():
         if not isinstance(key, str):
             raise TypeError(f"The key of a flag must be a str, not {key!r}.")
+        if not key:
+            raise ValueError("The key of a flag is empty text.")
         if not isinstance(value, bool | str):
             raise TypeError(
                 f"The flag {key!r} must be True, False or the name of a variant, not {value!r}."
@@ -192,10 +260,14 @@ def _judged(flags: Mapping[str, bool | str]) -> dict[str, bool | str]:
 def _belonging(payloads: Mapping[str, JSON], flags: Mapping[str, bool | str]) -> dict[str, JSON]:
     if not isinstance(payloads, Mapping):
         raise TypeError(f'payloads must be a dict such as {{"new-nav": {{}}}}, not {payloads!r}.')
-    for key in payloads:
+    for key, payload in payloads.items():
         if key not in flags:
             raise ValueError(f"There is a payload for {key!r}: say in flags what that flag is.")
-    return dict(payloads)
+        try:
+            json.dumps(payload, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"The payload for {key!r} must be JSON: {error}") from error
+    return deepcopy(dict(payloads))
 
 
 class Flags:

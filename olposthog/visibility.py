@@ -41,8 +41,8 @@ def visible_flags(
 ) -> dict[str, bool | str]:
     """Return what a browser may see of a `client` snapshot, or of these `keys`, sorted by key."""
     flags = snapshot.flags
-    wanted = sorted(flags if keys is None else (key for key in keys if key in flags))
-    return {key: flags[key] for key in wanted if is_visible(key)}
+    wanted = sorted(filter(is_visible, flags if keys is None else keys))
+    return {key: flags[key] for key in wanted if key in flags}
 
 
 @cache

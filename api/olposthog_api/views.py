@@ -178,7 +178,7 @@ def _client_snapshot(request: Request) -> FlagSnapshot:
 def _snapshot_with(request: Request, key: str) -> FlagSnapshot:
     """Return the flags; 404 where `key` is unknown or not for browsers, which look alike."""
     snapshot = _client_snapshot(request)
-    if key not in snapshot.flags or not is_visible(key):
+    if not is_visible(key) or key not in snapshot.flags:
         raise NotFound
     return snapshot
 

@@ -11,7 +11,7 @@ from typing import Any
 import posthog
 import posthog.utils
 
-from olposthog import conf
+from olposthog import conf, overrides
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,35 @@ def client() -> posthog.Posthog:
 
 @cache
 def _silent_client() -> posthog.Posthog:
-    return posthog.Posthog("")  # without a key the SDK does nothing
+    complaints = logging.getLogger("posthog")
+    disabled, complaints.disabled = complaints.disabled, True
+    try:
+        return posthog.Posthog("")  # without a key the SDK does nothing, and says so
+    finally:
+        complaints.disabled = disabled
 
 
 def install_client() -> None:
     """Make `posthog.capture(…)` and its like use `client()`, without building it yet."""
-    posthog.default_client = _Current()  # type: ignore[assignment]  # stands in for it
+    global _before_isolation  # noqa: PLW0603  # one SDK per process
+    if _before_isolation:
+        _before_isolation = (_Current(),)
+    else:
+        posthog.default_client = _Current()  # type: ignore[assignment]  # stands in for it
+
+
+_before_isolation: tuple[Any] | None = None
+"""Whose client the SDK's functions use when tests are over, whoever set that up."""
+
+
+def _isolate(**_: Any) -> None:
+    global _before_isolation  # noqa: PLW0603  # one SDK per process
+    if overrides.isolated() and not _before_isolation:
+        _before_isolation = (posthog.default_client,)
+        posthog.default_client = _Current()  # type: ignore[assignment]  # stands in for it
+    elif _before_isolation and not overrides.isolated():
+        (posthog.default_client,) = _before_isolation
+        _before_isolation = None
 
 
 class _Current:
@@ -79,6 +102,8 @@ def capture(
         log.exception("An event could not be queued for PostHog.")
 
 
+overrides.changed.connect(_isolate, dispatch_uid="olposthog.gateway.events")
+_isolate()  # a test may run since before this module was imported
 os.register_at_fork(
     before=_client_lock.acquire,
     after_in_parent=_client_lock.release,

@@ -48,8 +48,8 @@ def evaluated(snapshot: FlagSnapshot) -> list[dict[str, Any]]:
 def evaluated_flag(snapshot: FlagSnapshot, key: str) -> dict[str, Any] | None:
     """Return one flag; None where it is unknown or not for browsers."""
     failed = snapshot.evaluation.failed if snapshot.evaluation else ()
-    known = key in snapshot.flags or key in failed
-    return _flag(snapshot, key) if known and is_visible(key) else None
+    known = is_visible(key) and (key in snapshot.flags or key in failed)
+    return _flag(snapshot, key) if known else None
 
 
 def _flag(snapshot: FlagSnapshot, key: str) -> dict[str, Any]:

@@ -67,6 +67,8 @@ class Command(BaseCommand):
         if settings.offline:
             self._check_file(settings)
             return
+        if settings.isolated:
+            raise CommandError("A test runs: ask PostHog by override_flags(ask_posthog=True).")
         gateway = Gateway(replace(settings, max_retries=0), connections=1)
         way = gateway.way
         self.stdout.write(f"settings: ok, PostHog is at port {way.port} of {way.host}")
