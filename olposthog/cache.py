@@ -207,8 +207,8 @@ class SharedCache:
             return future.result(limit)
         except FutureTimeoutError:
             future.cancel()
-            if limit == patience:
-                self._leave_alone(f"no answer within {limit:g} s")
+            if limit >= self._read_seconds:
+                self._leave_alone(f"no answer within {limit:.2g} s")
             return None
 
     @property

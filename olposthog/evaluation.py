@@ -251,14 +251,17 @@ class Evaluator:
             return None
 
     def _look_up(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
+        now = self._clock()
+        halfway = now + (deadline - now) / 2
         if self.poll:
-            self.poll.after_first_look((deadline - self._clock()) / 4)
+            self.poll.after_first_look((deadline - now) / 4)
         local = self._decide_locally(query)
         if local is not None and not local.undecided:
             return self._answer(local.evaluation, Source.LOCAL, query)
         decided = local.evaluation if local else None
+        # A cache that hangs may have cost half of the time, and leaves the other half to PostHog.
         found = self._entries.read(
-            self._question(query), query.identity.distinct_id, deadline - self._clock()
+            self._question(query), query.identity.distinct_id, halfway - self._clock()
         )
         if found.generation is not None:
             self.breaker.mirror(found.state)
@@ -371,13 +374,16 @@ class Evaluator:
         ANSWERS.count(source)
         evaluator = self._evaluator()
         definitions = evaluator.definitions if evaluator else None
+
+        def is_kept(key: str) -> bool:
+            return not withheld(key, query.runtime, definitions)
+
+        if evaluation and definitions:
+            # What PostHog said before may be older than what they say.
+            evaluation = evaluation.with_local(decided).only(is_kept)
         snapshot = answer(
-            evaluation and evaluation.with_local(decided),
-            {
-                key: value
-                for key, value in self.settings.features.items()
-                if not withheld(key, query.runtime, definitions)
-            },
+            evaluation,
+            {key: value for key, value in self.settings.features.items() if is_kept(key)},
             source=source,
             answered_at=self._wall(),
             distinct_id=query.identity.distinct_id,
@@ -385,7 +391,7 @@ class Evaluator:
             groups={name: str(group) for name, group in (query.identity.groups or {}).items()},
             anonymous=query.identity.anonymous,
         )
-        return overrides.apply(snapshot, lambda key: withheld(key, query.runtime, definitions))
+        return overrides.apply(snapshot, is_kept)
 
 
 def _digest(*parts: Any) -> str:

@@ -94,10 +94,10 @@ def take_unexpected() -> set[str]:
     return keys
 
 
-def apply(snapshot: FlagSnapshot, is_withheld: Callable[[str], bool]) -> FlagSnapshot:
+def apply(snapshot: FlagSnapshot, is_kept: Callable[[str], bool]) -> FlagSnapshot:
     """Return the answer that the overrides want in place of `snapshot`.
 
-    They give no runtime a flag that is withheld from it.
+    They give no runtime a flag that definitions keep from it.
     """
     active = _active
     if not active:
@@ -106,7 +106,7 @@ def apply(snapshot: FlagSnapshot, is_withheld: Callable[[str], bool]) -> FlagSna
     for override in active:
         if override.distinct_id in (None, snapshot.distinct_id):
             mentioned |= override.decisions()
-    overridden = {key: one for key, one in mentioned.items() if not is_withheld(key)}
+    overridden = {key: one for key, one in mentioned.items() if is_kept(key)}
     strict = next((one for one in reversed(active) if one.strict is not None), None)
     if strict and strict.strict:
         return _replaced(snapshot, {}, overridden, lambda of: _Mentioned(of, mentioned, strict))

@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let nothing leave the process, from before the first test is imported."""
     config.addinivalue_line(
         "markers",
-        "flags(flags, *, payloads=None, for_id=None, strict=None, ask_posthog=None): "
+        "flags(flags=None, *, payloads=None, for_id=None, strict=None, ask_posthog=None): "
         "what PostHog's flags are in this test; see olposthog.testing.override_flags.",
     )
     config.stash[_isolation] = overrides.Override()
@@ -77,5 +77,5 @@ def pytest_runtest_call() -> Generator[None, None, None]:
         yield
     finally:
         keys = overrides.take_unexpected()
-    if keys:
+    if keys:  # else the test has failed by itself, or there is nothing to say
         raise overrides.UnexpectedFlag.swallowed(keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -73,6 +73,14 @@ class Evaluation:
         if local is None:
             return self
         return replace(self, decisions={**self.decisions, **local.decisions})
+
+    def only(self, is_kept: Callable[[str], bool]) -> Evaluation:
+        """Return an evaluation of the flags whose keys are kept."""
+        return replace(
+            self,
+            decisions={key: one for key, one in self.decisions.items() if is_kept(key)},
+            failed=tuple(filter(is_kept, self.failed)),
+        )
 
     def to_json(self) -> dict[str, JSON]:
         """Return the evaluation as plain JSON values."""

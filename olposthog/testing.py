@@ -23,10 +23,10 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, aclosing, contextmanager
 from copy import copy, deepcopy
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 from unittest import TestCase
 
 from django.test.runner import DiscoverRunner, ParallelTestSuite
@@ -112,9 +112,11 @@ class override_flags:  # noqa: N801  # it is used as a function is, like Django'
             else:
                 _decorate_tests(decorated, self)
             return cast("T", decorated)
+        if type(decorated).__name__ == "FixtureFunctionDefinition":
+            raise TypeError("override_flags() goes below @pytest.fixture, not above it.")
         if not callable(decorated):
             raise TypeError(f"override_flags() decorates functions and classes, not {decorated!r}.")
-        return cast("T", _decorated(decorated, self))
+        return cast("T", _decorated(decorated, self.anew))
 
     def anew(self) -> override_flags:
         """Return one that says the same, for a block of its own."""
@@ -123,8 +125,11 @@ class override_flags:  # noqa: N801  # it is used as a function is, like Django'
         return again
 
 
-def _decorated(function: Callable[..., Any], *overrides: override_flags) -> Callable[..., Any]:
-    """Return the function with the overrides holding while it runs, the last over the others."""
+Block: TypeAlias = Callable[[], AbstractContextManager[None]]
+
+
+def _decorated(function: Callable[..., Any], *blocks: Block) -> Callable[..., Any]:
+    """Return the function that runs within the blocks, the last of them innermost."""
     wrap = _plain
     if inspect.iscoroutinefunction(function):
         wrap = _coroutine
@@ -132,55 +137,49 @@ def _decorated(function: Callable[..., Any], *overrides: override_flags) -> Call
         wrap = _generator
     elif inspect.isasyncgenfunction(function):
         wrap = _async_generator
-    return functools.wraps(function)(wrap(function, overrides))
+    return functools.wraps(function)(wrap(function, blocks))
 
 
 @contextmanager
-def _holding(overrides: Iterable[override_flags]) -> Iterator[None]:
+def _within(blocks: Iterable[Block]) -> Iterator[None]:
     with ExitStack() as stack:
-        for override in overrides:
-            stack.enter_context(override.anew())
+        for block in blocks:
+            stack.enter_context(block())
         yield
 
 
-def _plain(function: Callable[..., Any], overrides: Iterable[override_flags]) -> Callable[..., Any]:
+def _plain(function: Callable[..., Any], blocks: Iterable[Block]) -> Callable[..., Any]:
     async def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        with _holding(overrides):
+        with _within(blocks):
             return await coroutine
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        with _holding(overrides):
+        with _within(blocks):
             result = function(*args, **kwargs)
         return finish(result) if inspect.iscoroutine(result) else result
 
     return call
 
 
-def _coroutine(
-    function: Callable[..., Any], overrides: Iterable[override_flags]
-) -> Callable[..., Any]:
+def _coroutine(function: Callable[..., Any], blocks: Iterable[Block]) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> Any:
-        with _holding(overrides):
+        with _within(blocks):
             return await function(*args, **kwargs)
 
     return call
 
 
-def _generator(
-    function: Callable[..., Any], overrides: Iterable[override_flags]
-) -> Callable[..., Any]:
+def _generator(function: Callable[..., Any], blocks: Iterable[Block]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with _holding(overrides):
+        with _within(blocks):
             return (yield from function(*args, **kwargs))
 
     return call
 
 
-def _async_generator(
-    function: Callable[..., Any], overrides: Iterable[override_flags]
-) -> Callable[..., Any]:
+def _async_generator(function: Callable[..., Any], blocks: Iterable[Block]) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        with _holding(overrides):
+        with _within(blocks):
             async with aclosing(function(*args, **kwargs)) as steps:
                 step = anext(steps)
                 while True:
@@ -208,7 +207,7 @@ def _decorate_tests(tests: type, override: override_flags) -> None:
         function = getattr(method, "__func__", method)
         # What holds for the method: of its class's decorators the inner, of classes the derived.
         original, others = getattr(function, _OVERRIDES, (function, ()))
-        every = (override, *others) if name in vars(tests) else (*others, override)
+        every = (override.anew, *others) if name in vars(tests) else (*others, override.anew)
         wrapper = _decorated(original, *every)
         setattr(wrapper, _OVERRIDES, (original, every))
         if isinstance(method, staticmethod | classmethod):
@@ -229,6 +228,7 @@ def _decorate_test_case(case: type[TestCase], override: override_flags) -> None:
         for one in reversed(cls.__mro__):  # a subclass's own hold over those of its bases
             for each in vars(one).get(_OVERRIDES, ()):
                 cls.enterClassContext(each.anew())
+        _mind_tests(cls)
         if set_up_class is None:
             cast("type[TestCase]", super(case, cls)).setUpClass()
         else:
@@ -237,7 +237,28 @@ def _decorate_test_case(case: type[TestCase], override: override_flags) -> None:
     case.setUpClass = classmethod(enter_first)  # type: ignore[assignment]  # bound on access
 
 
+def _mind_tests(case: type[TestCase]) -> None:
+    """Have each test of the class fail by itself where its code read what is not mentioned."""
+    for name in dir(case):
+        method = inspect.getattr_static(case, name)
+        if name.startswith("test") and inspect.isfunction(method) and not hasattr(method, _MINDED):
+            wrapper = _decorated(method, _minding)
+            setattr(wrapper, _MINDED, True)
+            setattr(case, name, wrapper)
+
+
+@contextmanager
+def _minding() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        keys = overrides.take_unexpected()
+    if keys:
+        raise UnexpectedFlag.swallowed(keys)
+
+
 _OVERRIDES = "_olposthog_overrides"
+_MINDED = "_olposthog_minded"
 
 
 def _judged(flags: Mapping[str, bool | str]) -> dict[str, bool | str]:

@@ -914,7 +914,7 @@ def dead_cache(request: pytest.FixtureRequest, settings: Settings) -> Iterator[s
         "durable": {"BACKEND": f"{__name__}.{backend.__name__}", "LOCATION": "dead"},
     }
     settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 2
-    yield "ConnectionError" if backend is BrokenCache else "no answer within 1 s"
+    yield "ConnectionError" if backend is BrokenCache else "no answer within 0.97 s"
     HangingCache.released.set()
     per_process.reset()
     del settings.CACHES
@@ -936,6 +936,17 @@ def test_dead_shared_cache_costs_no_answer(
         f"The shared cache 'durable' fails ({dead_cache}); this process does without it "
         "until it answers."
     )
+
+
+def test_dead_shared_cache_costs_no_local_evaluation(
+    enabled: PostHogServer, dead_cache: str, settings: Settings
+) -> None:
+    """A process that looks for definitions there, too, has time left to ask PostHog."""
+    settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
+    enabled.definitions_fault = Status(500)
+    enabled.flags = {"beta": True}
+
+    assert [evaluate(f"u{number}").source for number in range(3)] == ["posthog"] * 3
 
 
 def test_breaker_protects_a_process_without_its_cache(

@@ -12,7 +12,7 @@ from itertools import count
 
 import pytest
 
-from olposthog.flight import Flights, Saturated, Workers, within
+from olposthog.flight import Closed, Flights, Saturated, Workers, within
 from tests.posthog_server import PATIENCE
 
 NUMBERS = count(1)
@@ -279,11 +279,11 @@ def test_close_lets_accepted_jobs_be_done(staff):
 
 
 def test_closed_workers_refuse(staff):
-    """Closed workers take no more jobs."""
+    """Closed workers take no more jobs, and say so by an error of its own."""
     workers = staff.hire()
     workers.close()
 
-    with pytest.raises(Saturated):
+    with pytest.raises(Closed):
         workers.submit(int)
     assert staff.threads() == []
 

@@ -20,7 +20,7 @@ from olposthog.entries import control_prefix
 from olposthog.features import evaluate
 from olposthog.gateway import Gateway
 from olposthog.polling import CLAIM_SECONDS, FETCH_SECONDS, DefinitionsPoll, Head
-from olposthog.snapshot import Source
+from olposthog.snapshot import Runtime, Source
 from tests.posthog_faults import (
     Body,
     CutShort,
@@ -35,7 +35,7 @@ from tests.posthog_faults import (
     TrickleBody,
     TrickleHeaders,
 )
-from tests.posthog_server import PATIENCE, PostHogServer
+from tests.posthog_server import PATIENCE, PostHogServer, Variant
 from tests.site.processes import until
 from tests.test_definitions import flag
 
@@ -983,6 +983,19 @@ def test_body_that_cannot_be_read_is_waited_for(
     until(lambda: second.look() == ["a"])
 
 
+def test_closed_poll_blames_nobody(
+    process: Process, posthog: PostHogServer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process whose settings change amid a look complains of no fetch that fails by it."""
+    process.look()
+    clock.now += INTERVAL
+    process.poll.close()
+    process.look()
+
+    assert caplog.messages == []
+    assert process.head.failure == ""
+
+
 # ---- a whole process
 
 
@@ -1125,6 +1138,29 @@ def test_nobody_polls_who_need_not(
     assert per_process.current().poll is None
     assert "olposthog-definitions" not in threads()
     assert polling.definition_calls == []
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_flag_that_moves_to_one_runtime_leaves_the_other(
+    polling: PostHogServer, settings: Settings, runtime: Runtime
+) -> None:
+    """What PostHog said of a flag before is not shown where definitions now keep it from."""
+    other = next(one for one in Runtime if one is not runtime)
+    settings.POSTHOG_LOCAL_CACHE_SECONDS = 0
+    polling.flags = {"moving": Variant("test", payload=1), "sticky": True}
+    sticky = flag("sticky", ensure_experience_continuity=True)  # only PostHog decides it
+    polling.definitions = {"flags": [flag("moving"), sticky]}
+    warm_up()
+    before = evaluate("u1", runtime=runtime)
+    assert set(before.flags) == {"moving", "sticky"}
+
+    polling.definitions = {"flags": [flag("moving", evaluation_runtime=other.value), sticky]}
+    poll()._fetch()
+    after = evaluate("u1", runtime=runtime)
+
+    assert dict(after.flags) == {"sticky": True}
+    assert "moving" not in {**after.payloads, **after.reasons}
+    assert len(polling.flag_calls) == 2  # the early one, and the first of this runtime: now cached
 
 
 def test_reset_leaves_no_thread(polling: PostHogServer) -> None:

@@ -148,6 +148,27 @@ class TestClass:
         flags({"checkout": "fixture"})
         assert get_all_feature_flags()["checkout"] == "fixture"
 
+@pytest.mark.flags({"checkout": "function"})
+@pytest.mark.parametrize(
+    "variant", [pytest.param("parameter", marks=pytest.mark.flags({"checkout": "parameter"}))]
+)
+def test_parameter(variant):
+    assert get_all_feature_flags()["checkout"] == variant
+
+@pytest.mark.flags({"checkout": "outer"})
+@pytest.mark.flags({"checkout": "inner"})
+def test_stacked():
+    assert get_all_feature_flags()["checkout"] == "inner"
+
+@pytest.mark.flags({"checkout": "base"})
+class Base:
+    def test_inherited(self):
+        assert get_all_feature_flags()["checkout"] == "sub"
+
+@pytest.mark.flags({"checkout": "sub"})
+class TestSub(Base):
+    pass
+
 class Case(unittest.TestCase):
     @pytest.mark.flags({"checkout": "case"})
     def test_case(self):
@@ -156,7 +177,7 @@ class Case(unittest.TestCase):
         "--strict-markers",
     )
 
-    assert outcome.counts(passed=4), outcome.text
+    assert outcome.counts(passed=7), outcome.text
 
 
 def test_a_test_may_ask_posthog(run: Callable[..., Outcome], posthog: PostHogServer) -> None:
@@ -229,7 +250,7 @@ def test_argument(): ...
 
 def test_the_marker_is_explained(run: Callable[..., Outcome]) -> None:
     """`pytest --markers` tells of it."""
-    assert "@pytest.mark.flags(flags, *, payloads=None" in run("", "--markers").text
+    assert "@pytest.mark.flags(flags=None, *, payloads=None" in run("", "--markers").text
 
 
 def test_the_page_on_testing_is_a_file_of_tests(run: Callable[..., Outcome]) -> None:
@@ -262,12 +283,11 @@ def test_it_can_be_switched_off(run: Callable[..., Outcome], posthog: PostHogSer
     assert len(posthog.flag_calls) == 1
 
 
-def test_pytest_without_django_goes_on(tmp_path: Path) -> None:
-    """In a project that has no Django settings, the plugin is not noticed."""
-    (tmp_path / "test_sums.py").write_text("def test_sum(): assert 1 + 1 == 2\n")
-    ran = subprocess.run(
+def pytest_of(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run pytest where there is no Django."""
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment(),
         capture_output=True,
         text=True,
@@ -275,4 +295,20 @@ def test_pytest_without_django_goes_on(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert ran.returncode == 0, ran.stdout
+
+def test_pytest_without_django_goes_on(tmp_path: Path) -> None:
+    """In a project that has no Django settings, the plugin is not noticed."""
+    (tmp_path / "test_sums.py").write_text("def test_sum(): assert 1 + 1 == 2\n")
+
+    assert pytest_of(tmp_path).returncode == 0
+
+
+def test_other_plugins_errors_are_told_as_they_are(tmp_path: Path) -> None:
+    """Where pytest cannot be configured, its own message is the last."""
+    (tmp_path / "conftest.py").write_text(
+        "import pytest\ndef pytest_configure(): raise pytest.UsageError('please set TEA')\n"
+    )
+    ran = pytest_of(tmp_path)
+
+    assert "please set TEA" in ran.stderr
+    assert "KeyError" not in ran.stdout + ran.stderr

@@ -305,9 +305,10 @@ def test_complaints_are_rare(posthog: PostHogServer, caplog: pytest.LogCaptureFi
 
 
 def test_closed_remote_asks_nobody(posthog: PostHogServer) -> None:
-    """After `close()` there are no calls, and no error either."""
+    """After `close()` there are no calls, no error either, and no failure of PostHog's."""
     line = Line(posthog)
     line.remote.close()
 
     assert line.ask() is None
     assert posthog.flag_calls == []
+    assert line.breaker.state is State.CLOSED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import unittest
@@ -188,6 +189,37 @@ def test_what_browsers_may_see_is_still_up_to_the_settings(
         assert features(client) == {"new-nav": True}
 
 
+def test_what_definitions_keep_from_browsers_stays_kept(
+    site: PostHogServer, client: Client, settings: Any, tmp_path: Path
+) -> None:
+    """Nor one that a definitions file calls server-only: a test can rely on that."""
+    groups = {"groups": [{"rollout_percentage": 100}]}
+    secret = {"key": "secret", "filters": groups, "evaluation_runtime": "server"}
+    file = tmp_path / "flags.json"
+    file.write_text(json.dumps({"flags": [secret]}))
+    settings.POSTHOG_FLAG_DEFINITIONS_FILE = file
+
+    for strict in (False, True):
+        with override_flags({"secret": "test", "new-nav": True}, strict=strict):
+            assert is_enabled("secret")
+            assert "secret" not in features(client)
+            assert client.get("/api/features/secret/").status_code == 404
+
+
+def test_snapshots_are_read_only_as_ever() -> None:
+    """What would fail in production fails in a test, and leaves no trace in the next one."""
+    override = override_flags({"new-nav": True}, payloads={"new-nav": {"tea": ["green"]}})
+    for strict in (None, True):
+        with override, override_flags(strict=strict):
+            snapshot: Any = evaluate()
+            for mapping in (snapshot.flags, snapshot.payloads, snapshot.reasons):
+                with pytest.raises(TypeError):
+                    mapping["other"] = True
+            snapshot.payloads["new-nav"]["tea"].append("black")
+    with override:
+        assert get_feature_flag_payload("new-nav") == {"tea": ["green"]}
+
+
 def test_it_works_while_disabled(settings: Any) -> None:
     """A site that keeps POSTHOG_ENABLED off in its tests overrides flags all the same."""
     settings.POSTHOG_ENABLED = False
@@ -254,6 +286,29 @@ def test_commands_let_nothing_out_either(site: PostHogServer, settings: Any) -> 
     with override_flags(), pytest.raises(CommandError, match=r"override_flags\(ask_posthog=True"):
         call_command("posthog_export", "-")
     assert site.requests == []
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["enabled", "disabled"])
+def test_the_sites_own_client_is_kept_quiet_and_put_back(
+    posthog: PostHogServer, settings: Any, caplog: pytest.LogCaptureFixture, named: bool
+) -> None:
+    """A client that the site set up itself sends nothing in a test, and no line into the log."""
+    settings.POSTHOG_ENABLED = named
+    settings.POSTHOG_PROJECT_API_KEY = posthog.token
+    settings.POSTHOG_API_HOST = posthog.url
+    own = posthog_sdk.Posthog(posthog.token, host=posthog.url, sync_mode=True)
+    posthog_sdk.default_client = own
+
+    with override_flags():
+        with override_flags():
+            posthog_sdk.capture("in a test", distinct_id="42")
+        posthog_sdk.set(distinct_id="42", properties={"plan": "pro"})
+    assert posthog.requests == []
+    assert caplog.messages == []
+
+    assert posthog_sdk.default_client is own
+    posthog_sdk.capture("bought tea", distinct_id="42")
+    assert [event["event"] for event in posthog.events] == ["bought tea"]
 
 
 def test_the_sites_own_events_are_delivered_again_afterwards(site: PostHogServer) -> None:
@@ -424,6 +479,11 @@ def test_one_override_may_be_entered_again() -> None:
     "read",
     [
         lambda client: is_enabled("unmentioned"),
+        lambda client: get_all_feature_flags()["unmentioned"],
+        lambda client: get_all_feature_flags().get("unmentioned", True),
+        lambda client: "unmentioned" in get_all_feature_flags().copy(),
+        lambda client: asyncio.run(aget_all_feature_flags())["unmentioned"],
+        lambda client: evaluate().reasons.get("unmentioned"),
         lambda client: get_feature_flag("unmentioned", "control"),
         lambda client: get_feature_flag_payload("unmentioned"),
         lambda client: asyncio.run(ais_enabled("unmentioned")),
@@ -456,6 +516,23 @@ def test_mentioned_flags_are_all_there_are(site: PostHogServer, client: Client) 
         assert get_all_feature_flags() == {"new-nav": True, "off": False}
         assert features(client) == {"new-nav": True, "off": False}
         assert set(ofrep(client)) == {"new-nav", "off"}
+
+
+def test_browsers_may_ask_for_what_they_may_not_see(
+    site: PostHogServer, client: Client, settings: Any
+) -> None:
+    """A key that POSTHOG_API_FLAGS hides is no flag to browsers, and no error of the test."""
+    settings.POSTHOG_API_FLAGS = ["new-*"]
+
+    with override_flags({"new-nav": True}, strict=True):
+        assert client.get("/api/features/?keys=new-nav,hidden").json()["features"] == {
+            "new-nav": True
+        }
+        assert client.get("/api/features/hidden/").status_code == 404
+        answer = client.post(
+            "/ofrep/v1/evaluate/flags/hidden", {"context": {}}, content_type="application/json"
+        )
+        assert answer.status_code == 404
 
 
 def test_one_persons_mention_is_nobody_elses() -> None:
@@ -549,6 +626,75 @@ def test_an_async_generator_is_decorated() -> None:
     assert not is_enabled("new-nav")
 
 
+def test_a_decorated_async_generator_is_the_functions_own() -> None:
+    """It is sent to, thrown at and closed as the function would be, with the flags holding."""
+    seen: list[Any] = []
+
+    @override_flags({"new-nav": True})
+    async def steps() -> Any:
+        try:
+            seen.append((yield 1))
+            yield 2
+        except ValueError as error:
+            seen.append(str(error))
+            yield 3
+        finally:
+            seen.append(is_enabled("new-nav"))
+
+    async def run() -> list[Any]:
+        sent, closed = steps(), steps()
+        values = [await anext(sent), await sent.asend("tea"), await sent.athrow(ValueError("no"))]
+        with pytest.raises(StopAsyncIteration):
+            await anext(sent)
+        await anext(closed)
+        await closed.aclose()
+        return values
+
+    assert asyncio.run(run()) == [1, 2, 3]
+    assert seen == ["tea", "no", True, True]
+
+
+def test_a_function_that_returns_a_coroutine_is_decorated() -> None:
+    """As a coroutine is that another decorator has wrapped."""
+
+    def wrapped() -> Any:
+        return ais_enabled("new-nav")
+
+    assert asyncio.run(override_flags({"new-nav": True})(wrapped)()) is True
+
+
+def test_calls_that_overlap_are_blocks_of_their_own() -> None:
+    """A decorated coroutine that runs twice at once takes back what each call said."""
+
+    async def run() -> tuple[bool, bool]:
+        first_may_end, first_ended = asyncio.Event(), asyncio.Event()
+        began = asyncio.Event()
+
+        @override_flags({"new-nav": True})
+        async def decorated(*, last: bool) -> bool:
+            if not last:
+                began.set()
+                await first_may_end.wait()
+                return await ais_enabled("new-nav")
+            first_may_end.set()
+            await first_ended.wait()
+            return await ais_enabled("new-nav")
+
+        async def first() -> bool:
+            found = await decorated(last=False)
+            first_ended.set()
+            return found
+
+        async def then() -> bool:
+            await began.wait()
+            with override_flags({"new-nav": False}):
+                return await decorated(last=True)
+
+        return await asyncio.gather(first(), then())
+
+    assert asyncio.run(run()) == (True, True)
+
+
 def test_the_inner_decorator_holds() -> None:
     """Two of them are two blocks, on a function as on a class."""
 
@@ -577,6 +723,27 @@ class TestOfAPlainClass:
     def test_without_self() -> None:
         """A static one too."""
         assert get_feature_flag("checkout") == "class"
+
+
+class Inherited:
+    """Tests for classes that say more."""
+
+    def test_inherited(self) -> None:
+        assert get_all_feature_flags() == {"checkout": "sub", "new-nav": True}
+
+
+@override_flags({"checkout": "base", "new-nav": True})
+class Base(Inherited):
+    """What a base class says."""
+
+    __test__ = False
+
+
+@override_flags({"checkout": "sub"})
+class TestOfASubclass(Base):
+    """Holds beside what the subclass says, and below it."""
+
+    __test__ = True
 
 
 class Case(TestCase):
@@ -691,6 +858,46 @@ def test_a_case_that_swallows_fails() -> None:
     assert "'unmentioned'" in complaint
 
 
+def test_each_test_of_a_strict_case_fails_by_itself(db: None) -> None:
+    """The one that read what is not mentioned fails, once, and nobody else; coroutines too."""
+
+    @override_flags({"new-nav": True}, strict=True)
+    class Strict(TestCase):
+        def test_innocent(self) -> None:
+            assert is_enabled("new-nav")
+
+        def test_raised(self) -> None:
+            is_enabled("first")
+
+        def test_swallowed(self) -> None:
+            with suppress(AssertionError):
+                is_enabled("second")
+
+        async def test_swallowed_in_a_coroutine(self) -> None:
+            with suppress(AssertionError):
+                await ais_enabled("third")
+
+    class Sub(Strict):
+        @override_flags({"other": True})
+        def test_of_the_subclass(self) -> None:
+            with suppress(AssertionError):
+                is_enabled("fourth")
+
+    failures = {
+        str(test).split()[0]: complaint.splitlines()[-1] for test, complaint in run(Sub).failures
+    }
+    read = {test: set(re.findall(r"'(\w+)'", text)) & KEYS for test, text in failures.items()}
+    assert read == {
+        "test_raised": {"first"},
+        "test_swallowed": {"second"},
+        "test_swallowed_in_a_coroutine": {"third"},
+        "test_of_the_subclass": {"fourth"},
+    }
+
+
+KEYS = {"first", "second", "third", "fourth"}
+
+
 # What cannot be said
 
 
@@ -705,6 +912,11 @@ def test_a_case_that_swallows_fails() -> None:
         ({"flags": "new-nav"}, "flags must be a dict"),
         ({"payloads": {"new-nav": 1}}, "'new-nav': say in flags"),
         ({"flags": {"new-nav": True}, "payloads": 1}, "payloads must be a dict"),
+        ({"flags": {"": True}}, "key of a flag is empty"),
+        ({"flags": {"a": "b"}, "payloads": {"a": {1, 2}}}, "The payload for 'a' must be JSON"),
+        ({"flags": {"a": "b"}, "payloads": {"a": float("nan")}}, "payload for 'a' must be JSON"),
+        ({"strict": "no"}, "strict must be True, False or None, not 'no'"),
+        ({"ask_posthog": 1}, "ask_posthog must be True, False or None, not 1"),
         ({"flags": {"new-nav": True}, "for_id": ""}, "for_id is empty"),
         ({"flags": {"new-nav": True}, "for_id": 1.5}, "for_id must be text, an int or a UUID"),
     ],
@@ -725,6 +937,8 @@ def test_what_is_no_test_is_not_decorated() -> None:
 
     with pytest.raises(TypeError, match="Page has none"):
         override_flags({"new-nav": True})(Page)
+    with pytest.raises(TypeError, match=r"below @pytest\.fixture"):
+        override_flags({"new-nav": True})(pytest.fixture(lambda: None))
     with pytest.raises(TypeError, match="decorates functions and classes, not 42"):
         override_flags({"new-nav": True})(42)  # type: ignore[type-var]
 
