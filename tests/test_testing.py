@@ -666,7 +666,7 @@ def test_a_function_that_returns_a_coroutine_is_decorated() -> None:
 def test_calls_that_overlap_are_blocks_of_their_own() -> None:
     """A decorated coroutine that runs twice at once takes back what each call said."""
 
-    async def run() -> tuple[bool, bool]:
+    async def run() -> list[bool]:
         first_may_end, first_ended = asyncio.Event(), asyncio.Event()
         began = asyncio.Event()
 
@@ -690,9 +690,9 @@ def test_calls_that_overlap_are_blocks_of_their_own() -> None:
             with override_flags({"new-nav": False}):
                 return await decorated(last=True)
 
-        return await asyncio.gather(first(), then())
+        return list(await asyncio.gather(first(), then()))
 
-    assert asyncio.run(run()) == (True, True)
+    assert asyncio.run(run()) == [True, True]
 
 
 def test_the_inner_decorator_holds() -> None:
