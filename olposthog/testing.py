@@ -11,27 +11,18 @@ so from the start (`olposthog.pytest_plugin`), under Django's test runner with
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-)
-from contextlib import AbstractContextManager, ExitStack, aclosing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import copy, deepcopy
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 from unittest import TestCase
 
 from django.test.runner import DiscoverRunner, ParallelTestSuite
 
 from . import overrides
+from .decorating import decorate_function, decorate_test_case, decorate_tests
 from .identity import UniqueId, distinct_id_of
 from .overrides import Override, UnexpectedFlag
 from .snapshot import JSON
@@ -108,15 +99,15 @@ class override_flags:  # noqa: N801  # it is used as a function is, like Django'
         """Return the function or class with the flags holding for it."""
         if isinstance(decorated, type):
             if issubclass(decorated, TestCase):
-                _decorate_test_case(decorated, self)
+                decorate_test_case(decorated, self.anew, _minding)
             else:
-                _decorate_tests(decorated, self)
+                decorate_tests(decorated, self.anew)
             return cast("T", decorated)
         if type(decorated).__name__ == "FixtureFunctionDefinition":
             raise TypeError("override_flags() goes below @pytest.fixture, not above it.")
         if not callable(decorated):
             raise TypeError(f"override_flags() decorates functions and classes, not {decorated!r}.")
-        return cast("T", _decorated(decorated, self.anew))
+        return cast("T", decorate_function(decorated, self.anew))
 
     def anew(self) -> override_flags:
         """Return one that says the same, for a block of its own."""
@@ -125,140 +116,15 @@ class override_flags:  # noqa: N801  # it is used as a function is, like Django'
         return again
 
 
-Block: TypeAlias = Callable[[], AbstractContextManager[None]]
-
-
-def _decorated(function: Callable[..., Any], *blocks: Block) -> Callable[..., Any]:
-    """Return the function that runs within the blocks, the last of them innermost."""
-    wrap = _plain
-    if inspect.iscoroutinefunction(function):
-        wrap = _coroutine
-    elif inspect.isgeneratorfunction(function):
-        wrap = _generator
-    elif inspect.isasyncgenfunction(function):
-        wrap = _async_generator
-    return functools.wraps(function)(wrap(function, blocks))
-
-
-@contextmanager
-def _within(blocks: Iterable[Block]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for block in blocks:
-            stack.enter_context(block())
-        yield
-
-
-def _plain(function: Callable[..., Any], blocks: Iterable[Block]) -> Callable[..., Any]:
-    async def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        with _within(blocks):
-            return await coroutine
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with _within(blocks):
-            result = function(*args, **kwargs)
-        return finish(result) if inspect.iscoroutine(result) else result
-
-    return call
-
-
-def _coroutine(function: Callable[..., Any], blocks: Iterable[Block]) -> Callable[..., Any]:
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        with _within(blocks):
-            return await function(*args, **kwargs)
-
-    return call
-
-
-def _generator(function: Callable[..., Any], blocks: Iterable[Block]) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with _within(blocks):
-            return (yield from function(*args, **kwargs))
-
-    return call
-
-
-def _async_generator(function: Callable[..., Any], blocks: Iterable[Block]) -> Callable[..., Any]:
-    async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        with _within(blocks):
-            async with aclosing(function(*args, **kwargs)) as steps:
-                step = anext(steps)
-                while True:
-                    try:
-                        item = await step
-                    except StopAsyncIteration:
-                        return
-                    try:
-                        step = steps.asend((yield item))
-                    except Exception as error:  # noqa: BLE001  # it is the function's to handle
-                        step = steps.athrow(error)
-
-    return call
-
-
-def _decorate_tests(tests: type, override: override_flags) -> None:
-    """Let an override hold for the tests of a class, inherited ones included."""
-    methods = {
-        name: inspect.getattr_static(tests, name) for name in dir(tests) if name.startswith("test")
-    }
-    found = {name: one for name, one in methods.items() if inspect.isroutine(one)}
-    if not found:
-        raise TypeError(f"override_flags() decorates tests, and {tests.__name__} has none.")
-    for name, method in found.items():
-        function = getattr(method, "__func__", method)
-        # What holds for the method: of its class's decorators the inner, of classes the derived.
-        original, others = getattr(function, _OVERRIDES, (function, ()))
-        every = (override.anew, *others) if name in vars(tests) else (*others, override.anew)
-        wrapper = _decorated(original, *every)
-        setattr(wrapper, _OVERRIDES, (original, every))
-        if isinstance(method, staticmethod | classmethod):
-            wrapper = type(method)(wrapper)
-        setattr(tests, name, wrapper)
-
-
-def _decorate_test_case(case: type[TestCase], override: override_flags) -> None:
-    """Let an override hold for a class of tests, and for its subclasses below theirs."""
-    own: list[override_flags] | None = vars(case).get(_OVERRIDES)
-    if own is not None:
-        own.insert(0, override)  # of two decorators, the inner one holds
-        return
-    setattr(case, _OVERRIDES, [override])
-    set_up_class: classmethod[TestCase, [], None] | None = vars(case).get("setUpClass")
-
-    def enter_first(cls: type[TestCase]) -> None:
-        for one in reversed(cls.__mro__):  # a subclass's own hold over those of its bases
-            for each in vars(one).get(_OVERRIDES, ()):
-                cls.enterClassContext(each.anew())
-        _mind_tests(cls)
-        if set_up_class is None:
-            cast("type[TestCase]", super(case, cls)).setUpClass()
-        else:
-            set_up_class.__func__(cls)
-
-    case.setUpClass = classmethod(enter_first)  # type: ignore[assignment]  # bound on access
-
-
-def _mind_tests(case: type[TestCase]) -> None:
-    """Have each test of the class fail by itself where its code read what is not mentioned."""
-    for name in dir(case):
-        method = inspect.getattr_static(case, name)
-        if name.startswith("test") and inspect.isfunction(method) and not hasattr(method, _MINDED):
-            wrapper = _decorated(method, _minding)
-            setattr(wrapper, _MINDED, True)
-            setattr(case, name, wrapper)
-
-
 @contextmanager
 def _minding() -> Iterator[None]:
+    """Have a test fail by itself where its code read what is not mentioned, and went on."""
     try:
         yield
     finally:
         keys = overrides.take_unexpected()
     if keys:
         raise UnexpectedFlag.swallowed(keys)
-
-
-_OVERRIDES = "_olposthog_overrides"
-_MINDED = "_olposthog_minded"
 
 
 def _judged(flags: Mapping[str, bool | str]) -> dict[str, bool | str]:
