@@ -62,11 +62,11 @@ def flag_required(
     return decorate
 
 
-if TYPE_CHECKING:  # what the mixin asks of the views it is mixed into, whatever they answer
+if TYPE_CHECKING:  # what the mixin asks of its views; Any, for REST framework's say more of theirs
 
     class _View:
         @classmethod
-        def as_view(cls, *args: Any, **initkwargs: Any) -> Callable[..., Any]: ...
+        def as_view(cls, *args: Any, **initkwargs: Any) -> Any: ...
         def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase: ...
 else:
     _View = View  # so that it guards Django's views also where it is named after them
@@ -92,7 +92,7 @@ class FlagRequiredMixin(_View):
         _check_otherwise(cls.__qualname__, cls.flag_otherwise)
 
     @classmethod
-    def as_view(cls, *args: Any, **initkwargs: Any) -> Callable[..., Any]:
+    def as_view(cls, *args: Any, **initkwargs: Any) -> Any:
         """Return the view, which carries no attribute that `flag_otherwise` lacks."""
         name = initkwargs.get("flag_required", cls.flag_required)
         variant = initkwargs.get("flag_variant", cls.flag_variant)

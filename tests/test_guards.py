@@ -23,8 +23,9 @@ from django.utils.functional import lazy
 from django.views import View
 from django.views.decorators.cache import cache_page
 from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.vary import vary_on_headers
 from django.views.generic import TemplateView
-from rest_framework.authentication import TokenAuthentication
+from rest_framework.authentication import SessionAuthentication, TokenAuthentication
 from rest_framework.authtoken.models import Token
 from rest_framework.decorators import (
     api_view,
@@ -37,8 +38,10 @@ from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from olposthog.features import clear_cache
+from olposthog.features import clear_cache, is_enabled
 from olposthog.guards import FlagRequiredMixin, flag_path, flag_required
+from olposthog.identity import remember_identity
+from olposthog_api.permissions import FlagPermission
 from tests.posthog_faults import Refuse
 from tests.posthog_server import Flag
 from tests.test_exposures import told
@@ -247,7 +250,28 @@ class Cached(FlagRequiredMixin, New):
     flag_otherwise = old
 
 
+@cache_page(60)
+def cached_reading(request: HttpRequest) -> HttpResponse:
+    shown = "new" if is_enabled("beta", request=request) else "old"
+    response = JsonResponse({"view": shown})
+    remember_identity(request, response)
+    return response
+
+
+class Beta(FlagPermission):
+    flag = "beta"
+
+
+class PermittedAPI(APIView):
+    authentication_classes = [SessionAuthentication, TokenAuthentication]
+    permission_classes = [Beta]
+
+    def get(self, request: Any) -> Response:
+        return Response({"view": "new"})
+
+
 CACHED: dict[str, Any] = {
+    "reading": cached_reading,
     "function": cache_page(60)(flag_required("beta", otherwise=old)(new)),
     "async function": cache_page(60)(flag_required("beta", otherwise=old)(anew)),
     "path": flag_path("", flag="beta", on=cache_page(60)(new), off=old).callback,
@@ -340,6 +364,10 @@ urlpatterns = [
     path("no-name/<int:pk>/", flag_required("beta", otherwise="no-such-name")(new)),
     path("router/", include(router.urls)),
     path("streaming/", streaming),
+    path(
+        "cached-permission/",
+        cache_page(60)(vary_on_headers("Cookie", "Authorization")(PermittedAPI.as_view())),
+    ),
     path("astreaming/", astreaming),
     *[path(f"cached/{slug(name)}/", view) for name, view in CACHED.items()],
     *[path(f"cached-refusals/{name}/", view) for name, view in CACHED_REFUSALS.items()],
@@ -642,6 +670,20 @@ def test_a_cached_guard_keeps_users_apart(enabled, db, way):
         else:
             client.force_login(user)
         assert asked(client, f"/cached/{slug(way)}/") == [view] * 3
+
+
+def test_a_cached_permission_keeps_users_apart(enabled, db):
+    """A view with a FlagPermission shows nothing to others once it says what it varies on."""
+    ada, eve = (get_user_model().objects.create_user(name) for name in ("ada", "eve"))
+    enabled.flags = {"beta": Flag(only_for={str(ada.pk)})}
+
+    for user, status in ((ada, 200), (eve, 403)):
+        by_session, by_token = Client(), Client()
+        by_session.force_login(user)
+        by_token.defaults["HTTP_AUTHORIZATION"] = f"Token {Token.objects.create(user=user)}"
+        for client in (by_session, by_token):
+            seen = [client.get("/cached-permission/").status_code for _ in range(2)]
+            assert seen == [status] * 2
 
 
 def test_a_cached_guard_is_cached(enabled):
