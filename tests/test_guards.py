@@ -1081,3 +1081,10 @@ def test_a_method_needs_method_decorator(enabled):
 def test_a_lazy_address_is_not_looked_up_early():
     """URLs that are read later may be named: nothing is resolved before a request comes."""
     flag_required("beta", otherwise=reverse_lazy("not yet there"))(new)
+
+
+def test_what_is_no_response_is_left_alone(enabled):
+    """A guard hands on what its function returns, whatever that is."""
+    enabled.flags = {"beta": True}
+
+    assert flag_required("beta")(lambda request: "tea")(HttpRequest()) == "tea"

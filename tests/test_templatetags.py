@@ -212,7 +212,7 @@ def test_one_template_serves_many_threads(enabled, template):
         for_request(request)
         together.wait(10)
         context = RequestContext(request, {"name": name})
-        answers[name] = {compiled.render(context) for _ in range(50)}
+        answers[name] = {compiled.render(context) for _ in range(200)}
 
     threads = [threading.Thread(target=visit, args=(name,)) for name in names]
     for thread in threads:
