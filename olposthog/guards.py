@@ -17,7 +17,7 @@ from asgiref.sync import markcoroutinefunction
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
-from django.urls import URLPattern, path
+from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.functional import Promise
 from django.views import View
 
@@ -29,7 +29,7 @@ Otherwise: TypeAlias = int | str | Promise | ViewFunction
 
 V = TypeVar("V", bound=ViewFunction)
 
-_OF_CLASSES = {"view_class", "view_initkwargs", "cls", "initkwargs"}
+_OF_CLASSES = {"view_class", "view_initkwargs", "cls", "initkwargs", "actions"}
 """Attributes that say which class a view was made from: Django's, and REST framework's."""
 
 
@@ -39,9 +39,10 @@ def flag_required(
     """Show the view to those who have the flag, or with `variant` to those who have that one.
 
     The others get `otherwise`: a status from 400 to 499 (404 raises Http404, 403 PermissionDenied),
-    a redirect to a URL, a path or the name of a URL, or the answer of another view, which is called
-    as this one would be. If one of the two views is async, the result is. Of the attributes that
-    decorators below left on the view, such as `csrf_exempt`, it has those that both views have.
+    a redirect to a URL, a path or the name of a URL, which may take the arguments of the view, or
+    the answer of another view, which is called as this one would be. If one of the two views is
+    async, the result is. Of the attributes that decorators below left on the view, such as
+    `csrf_exempt`, it has those that both views have.
 
     Raises TypeError or ValueError for arguments, or a view, that cannot be meant.
     """
@@ -61,11 +62,11 @@ def flag_required(
     return decorate
 
 
-if TYPE_CHECKING:  # what the mixin asks of the views it is mixed into, whatever they answer
+if TYPE_CHECKING:  # what the mixin asks of its views; Any, for REST framework's say more of theirs
 
     class _View:
         @classmethod
-        def as_view(cls, **initkwargs: Any) -> Callable[..., Any]: ...
+        def as_view(cls, *args: Any, **initkwargs: Any) -> Any: ...
         def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase: ...
 else:
     _View = View  # so that it guards Django's views also where it is named after them
@@ -86,11 +87,12 @@ class FlagRequiredMixin(_View):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        FlagCondition.checked(cls.__qualname__, cls.flag_required or "later", cls.flag_variant)
+        if cls.flag_required:
+            FlagCondition.checked(cls.__qualname__, cls.flag_required, cls.flag_variant)
         _check_otherwise(cls.__qualname__, cls.flag_otherwise)
 
     @classmethod
-    def as_view(cls, **initkwargs: Any) -> Callable[..., Any]:
+    def as_view(cls, *args: Any, **initkwargs: Any) -> Any:
         """Return the view, which carries no attribute that `flag_otherwise` lacks."""
         name = initkwargs.get("flag_required", cls.flag_required)
         variant = initkwargs.get("flag_variant", cls.flag_variant)
@@ -101,7 +103,7 @@ class FlagRequiredMixin(_View):
             )
         FlagCondition.checked(cls.__qualname__, name, variant)
         _check_otherwise(cls.__qualname__, otherwise)
-        view = super().as_view(**initkwargs)
+        view = super().as_view(*args, **initkwargs)
         if callable(otherwise):
             awaited = is_async(view)  # which an attribute says, too
             kept = _OF_CLASSES | shared_attributes(view, otherwise).keys()
@@ -157,7 +159,7 @@ def _guarded(condition: FlagCondition, view: ViewFunction, otherwise: Otherwise)
 def _refusal(otherwise: int | str | Promise, *, awaited: bool) -> ViewFunction:
     def refuse(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not isinstance(otherwise, int):
-            return redirect(str(otherwise))
+            return redirect(_address(str(otherwise), args, kwargs))
         if otherwise == HTTPStatus.NOT_FOUND:
             raise Http404
         if otherwise == HTTPStatus.FORBIDDEN:
@@ -165,9 +167,16 @@ def _refusal(otherwise: int | str | Promise, *, awaited: bool) -> ViewFunction:
         return HttpResponse(status=otherwise)
 
     async def arefuse(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        return refuse(request)  # at once: it needs no thread
+        return refuse(request, *args, **kwargs)  # at once: it needs no thread
 
     return arefuse if awaited else refuse
+
+
+def _address(to: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    try:  # Where there are both, the URL has the args, and the kwargs are the pattern's own.
+        return reverse(to, args=args, kwargs=None if args else kwargs)
+    except NoReverseMatch:
+        return to  # a name that takes no arguments, a path or a URL
 
 
 def _check_view(owner: str, argument: str, view: Any) -> None:

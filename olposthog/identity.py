@@ -16,12 +16,13 @@ from django.core import signing
 from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
-from django.utils.cache import patch_vary_headers
+from django.utils.cache import patch_cache_control, patch_vary_headers
 
 from . import conf
 
 if TYPE_CHECKING:
-    from django.http import HttpRequest, HttpResponse
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
 
 ANONYMOUS_COOKIE_SALT = "olposthog.anonymous"
 ANONYMOUS_COOKIE_SECONDS = 365 * 24 * 3600
@@ -221,7 +222,7 @@ def _uuid(claimed: Any) -> str | None:
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def vary_on_identity(response: HttpResponse) -> None:
+def vary_on_identity(response: HttpResponseBase) -> None:
     """Name in `Vary` the request headers that an identity may come from."""
     headers = ["Cookie", "Authorization"]
     if conf.current().trust_browser_id:
@@ -232,11 +233,12 @@ def vary_on_identity(response: HttpResponse) -> None:
         response["Vary"] = ", ".join(headers)
 
 
-def remember_identity(request: HttpRequest, response: HttpResponse) -> None:
+def remember_identity(request: HttpRequest, response: HttpResponseBase) -> None:
     """Give a new anonymous visitor the cookie that makes the next answer the same.
 
     The cookie has the domain, path, SameSite and Secure of the session cookie, is HttpOnly and
-    lives for a year. Does nothing when no identity was asked for.
+    lives for a year; a response that sets it is `private`, for no cache may hand it to others. Does
+    nothing when no identity was asked for.
     """
     if _ASKED not in request.META:
         return
@@ -256,3 +258,4 @@ def remember_identity(request: HttpRequest, response: HttpResponse) -> None:
         httponly=True,
         samesite=settings.SESSION_COOKIE_SAMESITE,
     )
+    patch_cache_control(response, private=True)

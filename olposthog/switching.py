@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBase
 from django.views import View
 
 from .condition import FlagCondition
+from .identity import remember_identity
 
 ViewFunction: TypeAlias = Callable[..., Any]
 
@@ -20,7 +21,8 @@ POLICIES = {"authentication_classes", "permission_classes", "throttle_classes"}
 def switched(condition: FlagCondition, on: ViewFunction, off: ViewFunction) -> ViewFunction:
     """Return a view that answers as `on` does where the condition holds, else as `off` does.
 
-    A function becomes async if either of the two is, a method only if its class is.
+    A function becomes async if either of the two is, a method only if its class is. Its
+    answers name their `Vary` and give a new visitor the cookie: caches around it keep people apart.
     """
     if is_async(on) or (is_async(off) and _class_based(on) is None):
         return _async_switch(condition, _awaitable(on), _awaitable(off))
@@ -64,7 +66,7 @@ def _class_based(view: ViewFunction) -> View | None:
 def _sync_switch(condition: FlagCondition, on: ViewFunction, off: ViewFunction) -> ViewFunction:
     def switch(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         chosen = on if condition.holds(_checked(request)) else off
-        return chosen(request, *args, **kwargs)
+        return _remembered(request, chosen(request, *args, **kwargs))
 
     return switch
 
@@ -72,9 +74,15 @@ def _sync_switch(condition: FlagCondition, on: ViewFunction, off: ViewFunction) 
 def _async_switch(condition: FlagCondition, on: ViewFunction, off: ViewFunction) -> ViewFunction:
     async def switch(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         chosen = on if await condition.aholds(_checked(request)) else off
-        return await chosen(request, *args, **kwargs)
+        return _remembered(request, await chosen(request, *args, **kwargs))
 
     return switch
+
+
+def _remembered(request: HttpRequest, response: Any) -> Any:
+    if isinstance(response, HttpResponseBase):
+        remember_identity(request, response)
+    return response
 
 
 def _awaitable(view: ViewFunction) -> ViewFunction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -14,16 +14,18 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client
-from django.urls import include, path, reverse, reverse_lazy
+from django.urls import NoReverseMatch, include, path, re_path, reverse, reverse_lazy
 from django.utils.asyncio import async_unsafe
 from django.utils.decorators import method_decorator
 from django.utils.functional import lazy
 from django.views import View
+from django.views.decorators.cache import cache_page
 from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.vary import vary_on_headers
 from django.views.generic import TemplateView
-from rest_framework.authentication import TokenAuthentication
+from rest_framework.authentication import SessionAuthentication, TokenAuthentication
 from rest_framework.authtoken.models import Token
 from rest_framework.decorators import (
     api_view,
@@ -32,9 +34,14 @@ from rest_framework.decorators import (
 )
 from rest_framework.permissions import IsAdminUser
 from rest_framework.response import Response
+from rest_framework.routers import SimpleRouter
 from rest_framework.views import APIView
+from rest_framework.viewsets import ViewSet
 
+from olposthog.features import clear_cache, is_enabled
 from olposthog.guards import FlagRequiredMixin, flag_path, flag_required
+from olposthog.identity import remember_identity
+from olposthog_api.permissions import FlagPermission
 from tests.posthog_faults import Refuse
 from tests.posthog_server import Flag
 from tests.test_exposures import told
@@ -210,6 +217,103 @@ class APIMethod(APIView):
         return Response({"view": "new"})
 
 
+class Teas(FlagRequiredMixin, ViewSet):
+    flag_required = "beta"
+
+    def list(self, request: Any) -> Response:
+        return Response({"view": "new"})
+
+    def retrieve(self, request: Any, pk: str) -> Response:
+        return Response({"view": "new", "pk": pk})
+
+
+class TeasElse(Teas):
+    flag_otherwise = old
+
+
+router = SimpleRouter()
+router.register("teas", Teas, basename="tea")
+router.register("teas-else", TeasElse, basename="tea-else")
+
+
+@cache_page(60)
+@api_view(["GET"])
+@authentication_classes([TokenAuthentication])
+@flag_required("beta", otherwise=old)
+def cached_api(request: Any) -> Response:
+    return Response({"view": "new"})
+
+
+@method_decorator(cache_page(60), name="dispatch")
+class Cached(FlagRequiredMixin, New):
+    flag_required = "beta"
+    flag_otherwise = old
+
+
+@cache_page(60)
+def cached_reading(request: HttpRequest) -> HttpResponse:
+    shown = "new" if is_enabled("beta", request=request) else "old"
+    response = JsonResponse({"view": shown})
+    remember_identity(request, response)
+    return response
+
+
+class Beta(FlagPermission):
+    flag = "beta"
+
+
+class PermittedAPI(APIView):
+    authentication_classes = [SessionAuthentication, TokenAuthentication]
+    permission_classes = [Beta]
+
+    def get(self, request: Any) -> Response:
+        return Response({"view": "new"})
+
+
+CACHED: dict[str, Any] = {
+    "reading": cached_reading,
+    "function": cache_page(60)(flag_required("beta", otherwise=old)(new)),
+    "async function": cache_page(60)(flag_required("beta", otherwise=old)(anew)),
+    "path": flag_path("", flag="beta", on=cache_page(60)(new), off=old).callback,
+    "around path": cache_page(60)(flag_path("", flag="beta", on=new, off=old).callback),
+    "mixin": Cached.as_view(),
+    "as_view": cache_page(60)(Else.as_view()),
+    "async as_view": cache_page(60)(AsyncElse.as_view()),
+    "API": cached_api,
+    "two caches": flag_path(
+        "",
+        flag="beta",
+        on=cache_page(60, key_prefix="new")(new),
+        off=cache_page(60, key_prefix="old")(old),
+    ).callback,
+}
+CACHED_REFUSALS: dict[str, Any] = {
+    "404": cache_page(60)(flag_required("beta")(new)),
+    "403": cache_page(60)(flag_required("beta", otherwise=403)(new)),
+    "410": cache_page(60)(flag_required("beta", otherwise=410)(new)),
+    "302": cache_page(60)(flag_required("beta", otherwise="home")(new)),
+}
+
+
+@flag_required("beta", otherwise=lambda request: StreamingHttpResponse(iter(["old ", "tea"])))
+def streaming(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter(["new ", "tea"]))
+
+
+async def poured(*parts: str) -> AsyncIterator[str]:
+    for part in parts:
+        yield part
+
+
+async def aold_streaming(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(poured("old ", "tea"))
+
+
+@flag_required("beta", otherwise=aold_streaming)
+async def astreaming(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(poured("new ", "tea"))
+
+
 @csrf_exempt
 def exempt(request: HttpRequest) -> HttpResponse:
     return HttpResponse("exempt")
@@ -248,7 +352,25 @@ def slug(name: str) -> str:
 
 
 home = path("home/", old, name="home")
+to_tea = flag_required("beta", otherwise="tea-page")
+to_home = flag_required("beta", otherwise="home")
 urlpatterns = [
+    path("old-teas/<int:pk>/", old, name="tea-page"),
+    re_path(r"^old-pots/(\d+)/$", old, name="pot-page"),
+    path("new-teas/<int:pk>/", to_tea(new)),
+    path("anew-teas/<int:pk>/", to_tea(anew)),
+    path("to-home/<int:pk>/", to_home(new)),
+    re_path(r"^new-pots/(\d+)/$", flag_required("beta", otherwise="pot-page")(new), {"more": 1}),
+    path("no-name/<int:pk>/", flag_required("beta", otherwise="no-such-name")(new)),
+    path("router/", include(router.urls)),
+    path("streaming/", streaming),
+    path(
+        "cached-permission/",
+        cache_page(60)(vary_on_headers("Cookie", "Authorization")(PermittedAPI.as_view())),
+    ),
+    path("astreaming/", astreaming),
+    *[path(f"cached/{slug(name)}/", view) for name, view in CACHED.items()],
+    *[path(f"cached-refusals/{name}/", view) for name, view in CACHED_REFUSALS.items()],
     path("api/", include("olposthog_api.urls")),
     home,
     *[path(f"old/{slug(name)}/<int:pk>/", view) for name, view in WITH_OLD.items()],
@@ -445,6 +567,151 @@ def test_a_refusal_is_about_the_person(enabled, get, url):
 
     assert list(response.cookies) == [COOKIE]
     assert {"cookie", "authorization"} <= vary(response)
+
+
+@pytest.mark.parametrize("kind", ["new", "anew"], ids=["sync", "async"])
+def test_a_name_may_take_the_views_arguments(enabled, client, kind):
+    """A redirect to the name of a URL hands on what the view was given."""
+    assert client.get(f"/{kind}-teas/7/")["Location"] == "/old-teas/7/"
+
+
+def test_positional_arguments_are_handed_on(enabled, client):
+    """So it is where the groups of a pattern have no names, and the pattern gives more."""
+    assert client.get("/new-pots/7/")["Location"] == "/old-pots/7/"
+
+
+def test_a_name_may_take_no_arguments(enabled, client):
+    """A name that takes none of the view's arguments is found without them."""
+    assert client.get("/to-home/7/")["Location"] == "/home/"
+
+
+def test_a_name_of_nothing_is_told(enabled, client):
+    """A name that no URL has is a mistake, and told as Django tells it."""
+    with pytest.raises(NoReverseMatch, match="no-such-name"):
+        client.get("/no-name/7/")
+
+
+@pytest.mark.parametrize("has_flag", [True, False], ids=["has", "lacks"])
+@pytest.mark.parametrize("url", ["/streaming/", "/astreaming/"])
+def test_streams_are_guarded(enabled, get, url, has_flag):
+    """A response that comes in parts is handed on as it is, and is its visitor's."""
+    enabled.flags = {"beta": has_flag}
+
+    response = get(url)
+
+    content = b"".join(whole(response))
+    assert content == (b"new tea" if has_flag else b"old tea")
+    assert list(response.cookies) == [COOKIE]
+
+
+def whole(response: Any) -> list[bytes]:
+    async def read() -> list[bytes]:
+        return [part async for part in response]
+
+    return async_to_sync(read)() if response.is_async else list(response)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+@pytest.mark.parametrize("way", ["mixin", "async mixin"])
+def test_every_method_is_guarded(enabled, client, way, method):
+    """HEAD and OPTIONS, which Django answers by itself, tell the others nothing of the view."""
+    url = f"/status/{slug(way)}/"
+    assert client.generic(method, url).status_code == 404
+
+    enabled.flags = {"beta": True}
+    client.cookies.clear()
+    response = client.generic(method, url)
+    assert response.status_code == 200
+    assert ("POST" in response.get("Allow", "")) is (method == "OPTIONS")
+
+
+# ---- caches
+
+
+@pytest.fixture(params=["with", "without"])
+def _middleware(request, settings):
+    """A site with IdentityMiddleware, and one without."""
+    if request.param == "without":
+        settings.MIDDLEWARE = [m for m in settings.MIDDLEWARE if "olposthog" not in m]
+
+
+def asked(client: Client, url: str) -> list[str]:
+    return [client.get(url).json()["view"] for _ in range(3)]
+
+
+@pytest.mark.usefixtures("_middleware")
+@pytest.mark.parametrize("way", CACHED)
+def test_a_cached_guard_keeps_visitors_apart(enabled, way):
+    """Two new visitors, and two who bring the same cookie of the site: each gets their own."""
+    url = f"/cached/{slug(way)}/"
+    ours: list[str] = []
+    for cookies in ({}, {"consent": "yes"}):
+        for has_flag in (True, False):
+            enabled.flags = {"beta": has_flag}
+            client = Client()
+            client.cookies.load(cookies)
+            assert asked(client, url) == ["new" if has_flag else "old"] * 3
+            ours.append(client.cookies[COOKIE].value)
+
+    assert len(set(ours)) == 4
+
+
+@pytest.mark.usefixtures("_middleware")
+@pytest.mark.parametrize("way", CACHED)
+def test_a_cached_guard_keeps_users_apart(enabled, db, way):
+    """Of two users, by session or by token, each gets the answer for their own flags, cached."""
+    ada, eve = (get_user_model().objects.create_user(name) for name in ("ada", "eve"))
+    enabled.flags = {"beta": Flag(only_for={str(ada.pk)})}
+
+    for user, view in ((ada, "new"), (eve, "old")):
+        client = Client()
+        if way == "API":
+            client.defaults["HTTP_AUTHORIZATION"] = f"Token {Token.objects.create(user=user)}"
+        else:
+            client.force_login(user)
+        assert asked(client, f"/cached/{slug(way)}/") == [view] * 3
+
+
+def test_a_cached_permission_keeps_users_apart(enabled, db):
+    """A view with a FlagPermission shows nothing to others once it says what it varies on."""
+    ada, eve = (get_user_model().objects.create_user(name) for name in ("ada", "eve"))
+    enabled.flags = {"beta": Flag(only_for={str(ada.pk)})}
+
+    for user, status in ((ada, 200), (eve, 403)):
+        by_session, by_token = Client(), Client()
+        by_session.force_login(user)
+        by_token.defaults["HTTP_AUTHORIZATION"] = f"Token {Token.objects.create(user=user)}"
+        for client in (by_session, by_token):
+            seen = [client.get("/cached-permission/").status_code for _ in range(2)]
+            assert seen == [status] * 2
+
+
+def test_a_cached_guard_is_cached(enabled):
+    """A visitor whom the site knows gets the page from the cache, until it expires."""
+    client = Client()
+    client.get("/home/")
+    enabled.flags = {"beta": True}
+    asked(client, "/cached/function/")
+
+    enabled.flags = {"beta": False}
+    clear_cache()
+
+    assert asked(client, "/cached/function/") == ["new"] * 3
+
+
+@pytest.mark.usefixtures("_middleware")
+@pytest.mark.parametrize("status", CACHED_REFUSALS)
+def test_a_refusal_is_not_cached(enabled, client, status):
+    """Whoever gets the flag is let in at once: Django's cache keeps no refusal."""
+    url = f"/cached-refusals/{status}/"
+    client.get("/status/function/")
+    enabled.flags = {"beta": False}
+    assert [client.get(url).status_code for _ in range(2)] == [int(status)] * 2
+
+    enabled.flags = {"beta": True}
+    clear_cache()
+
+    assert client.get(url).status_code == 200
 
 
 # ---- sync and async
@@ -701,6 +968,29 @@ def test_below_api_view_a_token_counts(enabled, client, db, url):
     assert client.get(url).status_code in {404, 409}
 
 
+@pytest.mark.parametrize("name", ["teas", "teas-else"])
+def test_a_viewset_is_guarded(enabled, client, name):
+    """The mixin guards every action of a viewset, also one that a router makes the URLs of."""
+    refused = client.get(f"/router/{name}/"), client.get(f"/router/{name}/7/")
+    assert [response.status_code for response in refused] == (
+        [404, 404] if name == "teas" else [200, 200]
+    )
+    assert [b"new" in response.content for response in refused] == [False, False]
+
+    enabled.flags = {"beta": True}
+    client.cookies.clear()
+    assert client.get(f"/router/{name}/").json() == {"view": "new"}
+    assert client.get(f"/router/{name}/7/").json() == {"view": "new", "pk": "7"}
+
+
+@pytest.mark.parametrize("viewset", [Teas, TeasElse])
+def test_a_viewset_still_says_its_actions(viewset):
+    """What reads a viewset's actions from its view, such as a schema, still finds them."""
+    view: Any = viewset.as_view({"get": "list"})
+
+    assert (view.cls, view.actions) == (viewset, {"get": "list"})
+
+
 # ---- mistakes
 
 
@@ -791,3 +1081,10 @@ def test_a_method_needs_method_decorator(enabled):
 def test_a_lazy_address_is_not_looked_up_early():
     """URLs that are read later may be named: nothing is resolved before a request comes."""
     flag_required("beta", otherwise=reverse_lazy("not yet there"))(new)
+
+
+def test_what_is_no_response_is_left_alone(enabled):
+    """A guard hands on what its function returns, whatever that is."""
+    enabled.flags = {"beta": True}
+
+    assert flag_required("beta")(lambda request: "tea")(HttpRequest()) == "tea"

@@ -183,6 +183,31 @@ def test_one_request_makes_one_visitor(enabled):
     assert len(ids) == 1
 
 
+def test_an_answer_that_sets_the_cookie_is_private(enabled):
+    """No cache may hand one visitor's cookie to others, whatever the view said before."""
+    request, response = RequestFactory().get("/"), HttpResponse()
+    response["Cache-Control"] = "public, max-age=60"
+    for_request(request)
+
+    remember_identity(request, response)
+
+    parts = {part.strip() for part in response["Cache-Control"].split(",")}
+    assert parts == {"private", "max-age=60"}
+
+
+def test_a_later_answer_may_be_cached(enabled, client):
+    """An answer that sets no cookie keeps its Cache-Control."""
+    client.get(FEATURES_URL)
+    request, response = RequestFactory().get("/"), HttpResponse()
+    request.COOKIES = {name: each.value for name, each in client.cookies.items()}
+    for_request(request)
+
+    remember_identity(request, response)
+
+    assert "Cookie" in response["Vary"]
+    assert "Cache-Control" not in response
+
+
 def test_remembering_nobody_does_nothing(enabled):
     """A response to a request that asked for no identity has neither a cookie nor a `Vary`."""
     response = HttpResponse()

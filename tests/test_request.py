@@ -304,3 +304,15 @@ def test_it_is_what_the_functions_say(enabled, request_):
 
     assert features_of(request_)["checkout"] == get_feature_flag("checkout", request=request_)
     assert len(enabled.flag_calls) == 1
+
+
+def test_without_the_middleware_a_template_shows_nothing_of_it(enabled):
+    """There Django's variables take any flag for off, which `{% flag %}` does not."""
+    enabled.flags = {"beta": True}
+    context = RequestContext(RequestFactory().get("/"))
+    template = (
+        "{% load olposthog %}{% if request.features.beta %}on{% else %}off{% endif %}, "
+        '{% flag "beta" %}on{% endflag %}'
+    )
+
+    assert Template(template).render(context) == "off, on"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -179,27 +181,59 @@ def test_an_outage_leaves_the_sites_values(enabled, shown, settings):
     assert shown('{% flag_payload "beta" as details %}{{ details|default:"none" }}') == "none"
 
 
-def test_one_template_serves_many_threads(enabled):
+@pytest.fixture
+def _hurried() -> Iterator[None]:
+    """Threads take turns all the time, so that they meet in the middle of things."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_hurried")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% flag name variant=name %}{{ name }}{% endflag %}",
+        "{% flag_variant name %}",
+        "{% flag_payload name as details %}{{ details.name }}",
+    ],
+)
+def test_one_template_serves_many_threads(enabled, template):
     """A template is compiled once and rendered for several visitors at a time, each their own."""
-    enabled.flags = {"theirs": Flag(only_for=lambda body: body["distinct_id"] > "8")}
-    template = Template('{% load olposthog %}{% flag "theirs" %}on{% elseflag %}off{% endflag %}')
-    together = threading.Barrier(8)
-    answers: list[tuple[str, set[str]]] = []
+    names = [f"n{number}" for number in range(8)]
+    enabled.flags = {name: Variant(name, payload={"name": name}) for name in names}
+    compiled = Template("{% load olposthog %}" + template)
+    together = threading.Barrier(len(names))
+    answers: dict[str, set[str]] = {}
 
-    def visit() -> None:
+    def visit(name: str) -> None:
         request = RequestFactory().get("/")
-        expected = "on" if for_request(request).flags["theirs"] else "off"
+        for_request(request)
         together.wait(10)
-        answers.append((expected, {template.render(RequestContext(request)) for _ in range(50)}))
+        context = RequestContext(request, {"name": name})
+        answers[name] = {compiled.render(context) for _ in range(200)}
 
-    threads = [threading.Thread(target=visit) for _ in range(8)]
+    threads = [threading.Thread(target=visit, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert len(answers) == len(threads)
-    assert all(shown == {expected} for expected, shown in answers)
+    assert answers == {name: {name} for name in names}
+
+
+def test_threads_show_each_person_their_own(enabled):
+    """So it is where the flag is the same, and some of the visitors have it."""
+    enabled.flags = {"theirs": Flag(only_for=lambda body: body["distinct_id"] > "8")}
+    compiled = Template("{% load olposthog %}" + FLAG.replace("beta", "theirs"))
+    visitors = [RequestFactory().get("/") for _ in range(8)]
+    expected = ["on" if for_request(each).flags["theirs"] else "off" for each in visitors]
+
+    with ThreadPoolExecutor(len(visitors)) as threads:
+        shown = list(threads.map(lambda each: compiled.render(RequestContext(each)), visitors * 50))
+
+    assert shown == expected * 50
 
 
 # ---- {% flag_variant %} and {% flag_payload %}

@@ -31,7 +31,8 @@ class FlagPermission(BasePermission):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        FlagCondition.checked(cls.__qualname__, cls.flag or "later", cls.variant)
+        if cls.flag:
+            FlagCondition.checked(cls.__qualname__, cls.flag, cls.variant)
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """Return whether the request's person has the flag."""

@@ -16,6 +16,8 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, reverse_lazy
 from django.views.generic import TemplateView
 from rest_framework.request import Request
+from rest_framework.routers import SimpleRouter
+from rest_framework.viewsets import ViewSet
 
 from olposthog import counters, features, signals
 from olposthog.bootstrap import Bootstrap, bootstrap
@@ -150,6 +152,12 @@ class GuardedView(FlagRequiredMixin, TemplateView):
     flag_otherwise = reverse_lazy("home")
 
 
+class GuardedViewSet(FlagRequiredMixin, ViewSet):
+    """A viewset, whose `as_view()` takes its actions."""
+
+    flag_required = "new-nav"
+
+
 class NewCheckout(FlagPermission):
     """A permission of one flag."""
 
@@ -161,6 +169,10 @@ async def guards(request: HttpRequest) -> None:
     assert_type(guarded(request, 7), HttpResponse)
     assert_type(await guarded_coroutine(request, 7), HttpResponse)
     assert_type(flag_path("tea/", flag="new-nav", on=guarded, off=guarded), URLPattern)
+
+    assert_type(GuardedView.as_view(flag_variant="other"), Any)
+    assert_type(GuardedViewSet.as_view({"get": "list"}), Any)
+    SimpleRouter().register("teas", GuardedViewSet, basename="tea")
 
     guarded(request, "7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no int
     flag_required(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no name
