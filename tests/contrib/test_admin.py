@@ -15,6 +15,7 @@ from django.contrib.admin.utils import quote
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
 from django.core.cache import caches
 from django.core.management import call_command
 from django.test import Client, override_settings
@@ -547,6 +548,21 @@ def test_migrations_are_complete():
 def test_migrations_are_complete_whatever_the_sites_keys():
     """Also where the site's models have other keys by default."""
     call_command("makemigrations", "olposthog_admin", check=True, dry_run=True, verbosity=0)
+
+
+def test_site_can_be_dumped(db, capsys):
+    """There is no table of people, and whoever dumps all tables does without it."""
+    call_command("dumpdata", "auth.permission", "olposthog_admin", all=True)
+    call_command("dumpdata", "olposthog_admin")
+
+    assert "olposthog_admin.person" not in capsys.readouterr().out
+
+
+def test_no_person_is_anywhere_else_on_the_site(operator):
+    """The admin's link to an object's own page finds none of a person."""
+    type_ = ContentType.objects.get_for_model(Person)
+
+    assert operator.get(f"/admin/r/{type_.pk}/7/").status_code == 404
 
 
 def test_permissions_are_two():
