@@ -27,6 +27,10 @@ LATE_INTERVALS = 3
 """After so many intervals without a word from PostHog, definitions count as late."""
 
 
+NOT_ASKED = "none: PostHog is not asked"
+NO_CACHE = "none is used"
+
+
 class Health(StrEnum):
     """How flags are, in one word."""
 
@@ -141,6 +145,13 @@ def status() -> Status:
         settings=tuple(_in_force(settings)),
         problems=settings.problems,
     )
+
+
+def as_known_here(evaluator: Evaluator) -> tuple[str, str]:
+    """Return circuit and shared cache in words, as this process knows them, without a look."""
+    if not evaluator.settings.asks_posthog:
+        return NOT_ASKED, NO_CACHE
+    return str(Circuit.of(evaluator.breaker)), str(evaluator.shared)
 
 
 def _look_into_cache(evaluator: Evaluator) -> tuple[CacheStatus | None, bool]:

@@ -14,6 +14,8 @@ from django.core.serializers.json import DjangoJSONEncoder
 from olposthog import conf
 from olposthog.management.layout import milliseconds, number_of_flags, table
 from olposthog.status import (
+    NO_CACHE,
+    NOT_ASKED,
     CacheStatus,
     DefinitionsStatus,
     Health,
@@ -86,13 +88,13 @@ def _circuit(found: Status) -> str:
         never = "" if found.circuit.changed_at else ", and never known to have been open"
         return f"{found.circuit}{never}"
     if not conf.current().asks_posthog:
-        return "none: PostHog is not asked"
+        return NOT_ASKED
     return "each process has its own" if found.shared_cache is None else "not known"
 
 
 def _cache(cache: CacheStatus | None) -> str:
     if cache is None:
-        return "none is used"
+        return NO_CACHE
     backend = cache.backend.rpartition(".")[2]
     took = milliseconds(cache.seconds)
     outcome = f"answers in {took}" if cache.reachable else f"fails after {took} ({cache.failure})"
