@@ -19,7 +19,6 @@ from . import conf, per_process
 from .breaker import Breaker, State
 from .definitions import DefinitionsError, read
 from .evaluation import Evaluator
-from .gateway.connection import without_credentials
 from .polling import FETCH_SECONDS, Head
 from .snapshot import JSON
 
@@ -249,7 +248,7 @@ def _shown(spec: Field[Any], value: Any) -> JSON:
     if callable(value):
         return str(getattr(django_settings, spec.metadata["name"]))
     if spec.name == "api_host":
-        return without_credentials(value)
+        return conf.without_credentials(value)
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if spec.name == "features" else value

@@ -49,18 +49,18 @@ def _file(settings: conf.Settings) -> Iterator[CheckMessage]:
 def _address(settings: conf.Settings) -> Iterator[CheckMessage]:
     parts = urlsplit(settings.api_host)
     host = parts.hostname or ""
+    shown = conf.without_credentials(settings.api_host)
     if f".{host}".endswith(".posthog.com"):
         is_api = parts.scheme == "https" and host.endswith(".i.posthog.com") and not parts.path
         if not is_api and settings.api_host not in APP_ADDRESSES:
             yield CheckWarning(
-                f"POSTHOG_API_HOST is {settings.api_host!r}, where PostHog Cloud answers no "
-                "request for flags.",
+                f"POSTHOG_API_HOST is {shown!r}, where PostHog Cloud answers no request for flags.",
                 hint='Set "https://us.i.posthog.com" or "https://eu.i.posthog.com".',
                 id=ids.NO_API_ADDRESS,
             )
     elif parts.scheme == "http" and not django_settings.DEBUG and not _is_near(host):
         yield CheckWarning(
-            f"POSTHOG_API_HOST is {settings.api_host!r}: keys and people's properties cross the "
+            f"POSTHOG_API_HOST is {shown!r}: keys and people's properties cross the "
             "network unencrypted.",
             hint="Set an address that begins with https://.",
             id=ids.UNENCRYPTED,

@@ -31,6 +31,15 @@ def test_no_api_address(production, host):
     assert "https://eu.i.posthog.com" in str(warning().hint)
 
 
+@pytest.mark.parametrize("host", ["http://{}@us.posthog.com", "http://{}@posthog.example.com"])
+def test_no_password_is_shown(production, host):
+    """Nobody's name and password are in a message that quotes the address."""
+    production.POSTHOG_API_HOST = host.format("bob:s3cret")
+
+    assert host.replace("{}@", "") in warning().msg
+    assert "s3cret" not in warning().msg
+
+
 @pytest.mark.parametrize(
     "host",
     [
