@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from django.core.cache.backends.base import BaseCache
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf, per_process
 from olposthog.cache import FIRST_READ, READ_SECONDS, SharedCache
@@ -17,6 +17,7 @@ from olposthog.definitions import DefinitionsError, parse, read
 from olposthog.flight import within
 from olposthog.gateway import Gateway, Way
 from olposthog.identity import Identity
+from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, number_of_flags
 from olposthog.polling import FETCH_SECONDS
 from olposthog.protocol import PostHogError
@@ -30,7 +31,7 @@ SLOW_SHARE = 0.5
 """A first request that takes more of the trip threshold than this leaves too little room."""
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     """Takes one step after the other, and times each. The first that fails is the last."""
 
     help = (
@@ -39,7 +40,6 @@ class Command(BaseCommand):
         "bills two requests, and ten more for the flag definitions. Ends with 1 at the first step "
         "that fails. Examples: posthog_check; posthog_check --no-definitions"
     )
-    requires_system_checks = []
     clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -59,7 +59,7 @@ class Command(BaseCommand):
                 "\n".join(f"{problem.message} {problem.hint}" for problem in settings.problems)
             )
         if not settings.enabled:
-            self.stdout.write(
+            self.say(
                 "POSTHOG_ENABLED is off: settings.FEATURES answers, and PostHog is not asked. To "
                 "ask it, set POSTHOG_ENABLED = True, POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST."
             )
@@ -71,7 +71,7 @@ class Command(BaseCommand):
             raise CommandError("A test runs: ask PostHog by override_flags(ask_posthog=True).")
         gateway = Gateway(replace(settings, max_retries=0), connections=1)
         way = gateway.way
-        self.stdout.write(f"settings: ok, PostHog is at port {way.port} of {way.host}")
+        self.say(f"settings: ok, PostHog is at port {way.port} of {way.host}")
         self._check_cache(per_process.current().shared)
         self._check_way(way, settings)
         first, later = self._check_evaluation(gateway, settings)
@@ -87,14 +87,14 @@ class Command(BaseCommand):
             say=lambda found: number_of_flags(len(found.versions)),
             hint="Mend it, or write another with `manage.py posthog_export`.",
         )
-        self.stdout.write(
+        self.say(
             "Flags come from this file, and PostHog is not asked. To ask it, unset "
             "POSTHOG_FLAG_DEFINITIONS_FILE and set POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST."
         )
 
     def _check_cache(self, shared: SharedCache) -> None:
         if shared.alias is None:
-            self.stdout.write('shared cache: none, for CACHES has no "durable"')
+            self.say('shared cache: none, for CACHES has no "durable"')
             return
         self._step(
             f"shared cache {shared.alias}",
@@ -106,7 +106,7 @@ class Command(BaseCommand):
 
     def _check_way(self, way: Way, settings: conf.Settings) -> None:
         if way.proxy:
-            self.stdout.write(f"through the proxy {way.proxy}: name lookup and connection are its")
+            self.say(f"through the proxy {way.proxy}: name lookup and connection are its")
             return
         seconds = settings.trip_threshold_seconds
         addresses, _ = self._step(
@@ -153,9 +153,9 @@ class Command(BaseCommand):
         self, gateway: Gateway, settings: conf.Settings, *, wanted: bool
     ) -> None:
         if not settings.personal_api_key:
-            self.stdout.write("flag definitions: POSTHOG_PERSONAL_API_KEY is not set")
+            self.say("flag definitions: POSTHOG_PERSONAL_API_KEY is not set")
         elif not wanted:
-            self.stdout.write("flag definitions: skipped")
+            self.say("flag definitions: skipped")
         else:
             self._step(
                 "flag definitions, by POSTHOG_PERSONAL_API_KEY (PostHog bills ten requests)",
@@ -166,16 +166,15 @@ class Command(BaseCommand):
 
     def _conclude(self, first: float, later: float, settings: conf.Settings) -> None:
         threshold = settings.trip_threshold_seconds
-        self.stdout.write(
+        self.say(
             f"A process's first request takes {milliseconds(first)}, a later one "
             f"{milliseconds(later)}; one that takes {threshold:g} s opens the circuit."
         )
         if first > threshold * SLOW_SHARE:
-            self.stdout.write(
-                self.style.WARNING(
-                    "The first request took more than half of that: raise "
-                    "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS, or bring PostHog closer."
-                )
+            self.say(
+                "The first request took more than half of that: raise "
+                "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS, or bring PostHog closer.",
+                self.style.WARNING,
             )
 
     def _step(
@@ -188,18 +187,18 @@ class Command(BaseCommand):
         hint: str = "",
     ) -> tuple[T, float]:
         """Do a step within `seconds`; return its result, and how long it took."""
-        self.stdout.write(f"{name} ... ", ending="")
-        self.stdout.flush()
+        self.say(f"{name} ... ", ending="")
         started = self.clock()
         try:
             result = within(seconds, job)
-        except Exception as error:
-            self.stdout.write(f"failed after {milliseconds(self.clock() - started)}")
+        except Exception as error:  # noqa: BLE001  # whatever it is, an operator gets a sentence
+            self.say(f"failed after {milliseconds(self.clock() - started)}")
+            # No cause, not even with --traceback: it may quote the request's address, and a key.
             raise CommandError(
                 f"{name}: {_cause(error, seconds)} {_fix(error, hint)}".rstrip()
-            ) from error
+            ) from None
         took = self.clock() - started
-        self.stdout.write(f"{milliseconds(took)}, {say(result)}")
+        self.say(f"{milliseconds(took)}, {say(result)}")
         return result, took
 
 

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 
 from olposthog import conf
+from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, number_of_flags, table
 from olposthog.status import (
     NO_CACHE,
@@ -30,7 +31,7 @@ OF_ONE_PROCESS = ("LocMemCache", "DummyCache")
 """Cache backends that share nothing: a command sees its own, which is empty."""
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     """Shows the status. Neither asks PostHog nor writes anything."""
 
     help = (
@@ -39,7 +40,6 @@ class Command(BaseCommand):
         "with 1 when flags are degraded, and with 2 when a setting cannot be used. For alerts, not "
         "for liveness probes. Examples: posthog_status; posthog_status --json"
     )
-    requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Say in which form."""
@@ -51,7 +51,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(asdict(found), indent=2, cls=DjangoJSONEncoder))
         else:
-            self.stdout.write("\n".join(_lines(found)))
+            self.say("\n".join(_lines(found)))
         if EXIT_CODES[found.health]:
             raise CommandError(found.headline, returncode=EXIT_CODES[found.health])
 
