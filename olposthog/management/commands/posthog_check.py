@@ -5,10 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf, per_process
@@ -20,7 +23,7 @@ from olposthog.identity import Identity
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, number_of_flags
 from olposthog.polling import FETCH_SECONDS
-from olposthog.protocol import PostHogError
+from olposthog.protocol import WRONG_ADDRESS, PostHogError
 from olposthog.snapshot import Evaluation, Runtime
 
 T = TypeVar("T")
@@ -61,7 +64,7 @@ class Command(OperatorCommand):
         if not settings.enabled:
             self.say(
                 "POSTHOG_ENABLED is off: settings.FEATURES answers, and PostHog is not asked. To "
-                "ask it, set POSTHOG_ENABLED = True, POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST."
+                f"ask it, set POSTHOG_ENABLED = True{_and_set(settings)}."
             )
             return
         if settings.offline:
@@ -89,7 +92,7 @@ class Command(OperatorCommand):
         )
         self.say(
             "Flags come from this file, and PostHog is not asked. To ask it, unset "
-            "POSTHOG_FLAG_DEFINITIONS_FILE and set POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST."
+            f"POSTHOG_FLAG_DEFINITIONS_FILE{_and_set(settings)}."
         )
 
     def _check_cache(self, shared: SharedCache) -> None:
@@ -100,8 +103,7 @@ class Command(OperatorCommand):
             f"shared cache {shared.alias}",
             READ_SECONDS * (FIRST_READ + 2),  # it has deadlines of its own
             lambda: _write_and_read(shared),
-            hint=f"Check CACHES[{shared.alias!r}]; a DatabaseCache needs `manage.py "
-            "createcachetable`, and LOCATION must be reachable from this machine.",
+            hint=f"Check CACHES[{shared.alias!r}]: {_what_cache_needs(shared.alias)}.",
         )
 
     def _check_way(self, way: Way, settings: conf.Settings) -> None:
@@ -162,6 +164,7 @@ class Command(OperatorCommand):
                 FETCH_SECONDS,
                 lambda: _fetch_definitions(gateway),
                 say=lambda found: f"{number_of_flags(found[0])}, {found[1] / 1024:.1f} KiB",
+                hint=WRONG_ADDRESS,
             )
 
     def _conclude(self, first: float, later: float, settings: conf.Settings) -> None:
@@ -200,6 +203,23 @@ class Command(OperatorCommand):
         took = self.clock() - started
         self.say(f"{milliseconds(took)}, {say(result)}")
         return result, took
+
+
+def _and_set(settings: conf.Settings) -> str:
+    """Return which settings are wanting to ask PostHog, as the end of a sentence."""
+    given = {
+        "POSTHOG_PROJECT_API_KEY": settings.project_api_key,
+        "POSTHOG_API_HOST": settings.api_host,
+    }
+    missing = " and ".join(name for name, value in given.items() if not value)
+    return missing and f", and set {missing}"
+
+
+def _what_cache_needs(alias: str) -> str:
+    with suppress(Exception):  # a backend that cannot be made may raise anything
+        if isinstance(caches[alias], BaseDatabaseCache):
+            return "it needs its database, and the table that `manage.py createcachetable` makes"
+    return "its LOCATION must be reachable from this machine"
 
 
 def _write_and_read(shared: SharedCache) -> None:

@@ -21,7 +21,7 @@ from olposthog.gateway import Gateway
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import number_of_flags
 from olposthog.polling import FETCH_SECONDS
-from olposthog.protocol import PostHogError
+from olposthog.protocol import WRONG_ADDRESS, PostHogError
 
 STDOUT = "-"
 
@@ -96,7 +96,7 @@ def _fetch(gateway: Gateway) -> Definitions:
         hint = error.hint or "See `manage.py posthog_check`."
         raise CommandError(f"Flag definitions cannot be fetched: {error}. {hint}") from None
     except DefinitionsError as error:
-        raise CommandError(f"Flag definitions cannot be used: {error}") from None
+        raise CommandError(f"Flag definitions cannot be used: {error} {WRONG_ADDRESS}") from None
     except Exception as error:  # noqa: BLE001  # whatever it is, an operator gets a sentence
         raise CommandError(
             f"Flag definitions cannot be fetched: {type(error).__name__}. "
