@@ -114,7 +114,11 @@ def _alias(value: Any) -> str:
 
 def _path(value: Any) -> str:
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(path, str) or "\0" in path:
+    try:
+        usable = isinstance(path, str) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        usable = False
+    if not isinstance(path, str) or not usable:
         raise _Refused("a path", "Set a str or a pathlib.Path.")
     return path
 

@@ -157,7 +157,7 @@ SETTINGS = [
         "",
         Path("flags.json"),
         "flags.json",
-        [42, ["flags.json"], True, BytesPath()],
+        [42, ["flags.json"], True, BytesPath(), "a\0b", "/tmp/\ud800x"],
     ),
     Setting("POSTHOG_SEND_FEATURE_FLAG_EVENTS", "send_events", True, False, False, NOT_BOOLEANS),
     Setting(

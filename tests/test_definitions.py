@@ -213,6 +213,15 @@ def test_missing_file_says_so(tmp_path: Path) -> None:
         read(str(tmp_path))
 
 
+def test_pipe_is_refused(tmp_path: Path) -> None:
+    """What is no regular file might keep its reader waiting for ever: it is not read."""
+    os.mkfifo(tmp_path / "pipe")
+
+    for path in (str(tmp_path / "pipe"), "/dev/zero"):
+        with pytest.raises(DefinitionsError, match=f"^{path} cannot be read: it is no regular"):
+            read(path)
+
+
 # ---- the file, over time
 
 
