@@ -97,6 +97,7 @@ class SettingInForce:
     value: JSON
     """The value in JSON's types; of a secret one whether it is set, of a callable its path."""
     is_default: bool
+    """Whether the site's settings say nothing of it, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def _fleets_definitions(evaluator: Evaluator) -> DefinitionsStatus | None:
     late = LATE_INTERVALS * evaluator.settings.poll_interval_seconds + FETCH_SECONDS
     age = time.time() - head.checked_at
     if not failure and age > late:
-        failure = f"not confirmed for {age:.0f} s"
+        failure = f"not confirmed for {how_long(age)}"
     return DefinitionsStatus(None, _moment(head.fetched_at), confirmed_at, head.flags, failure)
 
 
@@ -201,6 +202,14 @@ def _moment(seconds: float | None) -> datetime | None:
 def in_words(moment: datetime) -> str:
     """Return a moment in UTC as people read it, to the second."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def how_long(seconds: float) -> str:
+    """Return a duration as people read it, in a unit that there are at least two of."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _reasons(
@@ -234,7 +243,8 @@ def _in_force(settings: conf.Settings) -> Iterator[SettingInForce]:
     for spec in fields(conf.Settings):
         if spec.metadata:
             name, value = spec.metadata["name"], getattr(settings, spec.name)
-            is_default = not hasattr(django_settings, name) or value == _default(spec)
+            is_unset = getattr(django_settings, name, None) is None and value == _default(spec)
+            is_default = is_unset or not hasattr(django_settings, name)
             yield SettingInForce(name, _shown(spec, value), is_default)
 
 

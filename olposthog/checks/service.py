@@ -70,9 +70,9 @@ def _address(settings: conf.Settings) -> Iterator[CheckMessage]:
 def _is_near(host: str) -> bool:
     """Return whether a host is this machine, or one in a network of the site's own."""
     try:
-        return ip_address(host).is_private
+        return not ip_address(host).is_global
     except ValueError:
-        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+        return "." not in host or host.endswith((".localhost", ".local", ".internal", ".svc"))
 
 
 def _times(settings: conf.Settings) -> Iterator[CheckMessage]:

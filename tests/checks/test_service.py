@@ -88,6 +88,8 @@ def test_unencrypted(production, host):
         "http://posthog:8000",
         "http://posthog.svc.cluster.local",
         "http://posthog.corp.internal",
+        "http://posthog.flags.svc",
+        "http://100.64.1.2:8000",
     ],
 )
 def test_unencrypted_within_the_sites_own_network(production, host):

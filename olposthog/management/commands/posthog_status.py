@@ -22,6 +22,7 @@ from olposthog.status import (
     Health,
     SettingInForce,
     Status,
+    how_long,
     in_words,
     status,
 )
@@ -114,14 +115,14 @@ def _definitions(definitions: DefinitionsStatus | None) -> str:
         parts.append(number_of_flags(definitions.flags))
     if definitions.changed_at:
         since = f"from {in_words(definitions.changed_at)}"
-        parts.append(f"{since} ({_age(definitions.changed_at)} s old)")
+        parts.append(f"{since} ({_age(definitions.changed_at)} old)")
     if definitions.confirmed_at:
-        parts.append(f"confirmed {_age(definitions.confirmed_at)} s ago")
+        parts.append(f"confirmed {_age(definitions.confirmed_at)} ago")
     if definitions.failure:
         parts.append(definitions.failure)
     return ", ".join(parts)
 
 
-def _age(moment: datetime) -> int:
-    """Return how many seconds ago a moment was; another machine's clock may be ahead of ours."""
-    return max(0, round((datetime.now(UTC) - moment).total_seconds()))
+def _age(moment: datetime) -> str:
+    """Return how long ago a moment was; another machine's clock may be ahead of ours."""
+    return how_long(max(0, (datetime.now(UTC) - moment).total_seconds()))
