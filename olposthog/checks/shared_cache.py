@@ -153,7 +153,7 @@ def _hides_failures(cache: Any) -> bool:
 
     Its OPTIONS count, and where they do not say, its own setting.
     """
-    return getattr(cache, "_ignore_exceptions", False) is True
+    return bool(getattr(cache, "_ignore_exceptions", False))
 
 
 def _may_wait_for_ever(cache: Any) -> bool:

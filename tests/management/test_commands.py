@@ -146,3 +146,29 @@ def test_traceback_shows_no_key(
     assert "requests.exceptions" not in shown
     assert enabled.token not in shown
     assert enabled.secret not in shown
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "http://bob:s3cret@127.0.0.1:9",
+        "https://bob:s3/cret@ph.example.com",
+        "https://bob:s3@cret@ph.example.com:0",
+        "ftp://bob:s3cret@ph.example.com",
+        "bob:s3cret@ph.example.com",
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [["posthog_status"], ["posthog_status", "--json"], ["posthog_check"], ["posthog_flags"]],
+    ids=" ".join,
+)
+def test_no_command_prints_a_password(
+    enabled: PostHogServer, settings: Settings, host: str, arguments: list[str]
+) -> None:
+    """Who logs in to POSTHOG_API_HOST is nobody's business, be the address right or wrong."""
+    settings.POSTHOG_API_HOST = host
+    found = run(*arguments)
+
+    assert "s3" not in found.out + found.err
+    assert "cret" not in found.out + found.err
