@@ -114,7 +114,11 @@ def _alias(value: Any) -> str:
 
 def _path(value: Any) -> str:
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(path, str) or "\0" in path:
+    try:
+        usable = isinstance(path, str) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        usable = False
+    if not isinstance(path, str) or not usable:
         raise _Refused("a path", "Set a str or a pathlib.Path.")
     return path
 
@@ -259,8 +263,13 @@ class Settings:
         return self.request_timeout_ms / 1000
 
 
-_CREDENTIALS = re.compile(r"(?<=//)[^/@\s]*@")
-"""Who logs in where, and with which password, in an address."""
+_CREDENTIALS = re.compile(r"^(\s*[a-z][a-z0-9+.-]*://)?.*@", re.DOTALL | re.IGNORECASE)
+"""Who logs in, and with which password, which may have any character in it."""
+
+
+def without_credentials(address: str) -> str:
+    """Return an address, well-formed or not, without whatever could be a name and a password."""
+    return _CREDENTIALS.sub(lambda found: found[1] or "", address)
 
 
 def _load() -> Settings:
@@ -281,7 +290,11 @@ def _load() -> Settings:
         except _Refused as verdict:
             if spec.name == "enabled":
                 values[spec.name] = True  # so that the log says what is wrong
-            quoted = _CREDENTIALS.sub("", repr(raw))
+            quoted = (
+                repr(without_credentials(raw))
+                if isinstance(raw, str)
+                else without_credentials(repr(raw))
+            )
             shown = "" if spec.metadata["secret"] else f" is {quoted}, which"
             problems.append(
                 Problem(name, f"{name}{shown} is not {verdict.expected}.", verdict.hint)

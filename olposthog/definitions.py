@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -109,11 +110,18 @@ def _are_objects(value: Any) -> bool:
 def read(path: str) -> Definitions:
     """Read the file at `path`; raises `DefinitionsError` if it is missing or malformed."""
     try:
-        text = Path(path).read_bytes()
+        text = _content(Path(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DefinitionsError(f"{path} cannot be read: {reason}.") from error
     return parse_file(text, path)
+
+
+def _content(file: Path) -> bytes:
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would keep us waiting for ever
+        raise ValueError("it is no regular file")
+    return file.read_bytes()
 
 
 def parse_file(text: str | bytes, origin: str) -> Definitions:

@@ -9,6 +9,8 @@ from typing import Any
 
 from .snapshot import Decision, Evaluation
 
+WRONG_ADDRESS = "Is POSTHOG_API_HOST PostHog's address?"
+OVER_QUOTA = "See PostHog's billing: the project has used up the requests that its plan allows."
 MAX_LEVELS = 200
 """How deeply a payload may be nested. Python 3.11 writes no more than about 900 levels."""
 
@@ -39,15 +41,15 @@ def parse(content: bytes, now: float) -> Evaluation:
     try:
         reply = loads(content)
     except ValueError as error:
-        raise PostHogError("a reply that is not JSON") from error
+        raise PostHogError("a reply that is not JSON", hint=WRONG_ADDRESS) from error
     if not isinstance(reply, dict):
-        raise PostHogError("a reply that is not flags")
+        raise PostHogError("a reply that is not flags", hint=WRONG_ADDRESS)
     limited = reply.get("quotaLimited")
     if isinstance(limited, list) and "feature_flags" in limited:
-        raise PostHogError("over quota")
+        raise PostHogError("over quota", hint=OVER_QUOTA)
     records = reply.get("flags")
     if not isinstance(records, dict) or not reply.get("requestId"):
-        raise PostHogError("a reply that is not flags")
+        raise PostHogError("a reply that is not flags", hint=WRONG_ADDRESS)
     decisions = {
         key: _decision(record)
         for key, record in records.items()

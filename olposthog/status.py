@@ -19,12 +19,15 @@ from . import conf, per_process
 from .breaker import Breaker, State
 from .definitions import DefinitionsError, read
 from .evaluation import Evaluator
-from .gateway.connection import without_credentials
 from .polling import FETCH_SECONDS, Head
 from .snapshot import JSON
 
 LATE_INTERVALS = 3
 """After so many intervals without a word from PostHog, definitions count as late."""
+
+
+NOT_ASKED = "none: PostHog is not asked"
+NO_CACHE = "none is used"
 
 
 class Health(StrEnum):
@@ -94,6 +97,7 @@ class SettingInForce:
     value: JSON
     """The value in JSON's types; of a secret one whether it is set, of a callable its path."""
     is_default: bool
+    """Whether the site's settings say nothing of it, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,13 @@ def status() -> Status:
     )
 
 
+def as_known_here(evaluator: Evaluator) -> tuple[str, str]:
+    """Return circuit and shared cache in words, as this process knows them, without a look."""
+    if not evaluator.settings.asks_posthog:
+        return NOT_ASKED, NO_CACHE
+    return str(Circuit.of(evaluator.breaker)), str(evaluator.shared)
+
+
 def _look_into_cache(evaluator: Evaluator) -> tuple[CacheStatus | None, bool]:
     """Return how the shared cache is, and whether the breaker has seen the fleet's state in it."""
     shared = evaluator.shared
@@ -165,7 +176,7 @@ def _fleets_definitions(evaluator: Evaluator) -> DefinitionsStatus | None:
     late = LATE_INTERVALS * evaluator.settings.poll_interval_seconds + FETCH_SECONDS
     age = time.time() - head.checked_at
     if not failure and age > late:
-        failure = f"not confirmed for {age:.0f} s"
+        failure = f"not confirmed for {how_long(age)}"
     return DefinitionsStatus(None, _moment(head.fetched_at), confirmed_at, head.flags, failure)
 
 
@@ -191,6 +202,14 @@ def _moment(seconds: float | None) -> datetime | None:
 def in_words(moment: datetime) -> str:
     """Return a moment in UTC as people read it, to the second."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def how_long(seconds: float) -> str:
+    """Return a duration as people read it, in a unit that there are at least two of."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _reasons(
@@ -224,7 +243,8 @@ def _in_force(settings: conf.Settings) -> Iterator[SettingInForce]:
     for spec in fields(conf.Settings):
         if spec.metadata:
             name, value = spec.metadata["name"], getattr(settings, spec.name)
-            is_default = not hasattr(django_settings, name) or value == _default(spec)
+            is_unset = getattr(django_settings, name, None) is None and value == _default(spec)
+            is_default = is_unset or not hasattr(django_settings, name)
             yield SettingInForce(name, _shown(spec, value), is_default)
 
 
@@ -238,7 +258,7 @@ def _shown(spec: Field[Any], value: Any) -> JSON:
     if callable(value):
         return str(getattr(django_settings, spec.metadata["name"]))
     if spec.name == "api_host":
-        return without_credentials(value)
+        return conf.without_credentials(value)
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if spec.name == "features" else value

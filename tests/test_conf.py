@@ -157,7 +157,7 @@ SETTINGS = [
         "",
         Path("flags.json"),
         "flags.json",
-        [42, ["flags.json"], True, BytesPath()],
+        [42, ["flags.json"], True, BytesPath(), "a\0b", "/tmp/\ud800x"],
     ),
     Setting("POSTHOG_SEND_FEATURE_FLAG_EVENTS", "send_events", True, False, False, NOT_BOOLEANS),
     Setting(
@@ -310,12 +310,40 @@ def test_a_message_shows_the_value_unless_it_is_secret(bare, name, bad):
     assert SECRET not in problem.message + problem.hint
 
 
-def test_a_message_shows_no_password(bare):
-    """An address is shown without who logs in there."""
-    with override_settings(POSTHOG_API_HOST=f"ftp://ada:{SECRET}@posthog.example.com"):
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("ftp://bob:s3cret@posthog.example.com", "'ftp://posthog.example.com'"),
+        ("https://bob:s3/cret@posthog.example.com", "'https://posthog.example.com'"),
+        ("https://bob:s3@cret@posthog.example.com:0", "'https://posthog.example.com:0'"),
+        ("bob:s3cret@posthog.example.com", "'posthog.example.com'"),
+        ("https:/bob:s3cret@posthog.example.com", "'posthog.example.com'"),
+        (b"https://bob:s3cret@posthog.example.com", "posthog.example.com"),
+    ],
+)
+def test_a_message_shows_no_password(bare, host, shown):
+    """An address is shown without who logs in there, however malformed it is."""
+    with override_settings(POSTHOG_API_HOST=host):
         (problem,) = conf.current().problems
 
-    assert "'ftp://posthog.example.com'" in problem.message
+    assert f" is {shown}" in problem.message
+    for part in ("bob", "s3", "cret"):
+        assert part not in problem.message
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://a:b@host/path", "https://host/path"),
+        ("https://host/path", "https://host/path"),
+        (" HTTPS://a:b@c@host", " HTTPS://host"),
+        ("a:b@host:80", "host:80"),
+        ("", ""),
+    ],
+)
+def test_credentials_are_cut_out_of_an_address(address, shown):
+    """Whatever stands before the last @ goes, with or without a scheme."""
+    assert conf.without_credentials(address) == shown
 
 
 def test_every_problem_is_found_at_once(bare):

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from olposthog.definitions import (
 )
 from olposthog.evaluation import Evaluator
 from olposthog.features import evaluate, get_feature_flag, is_enabled
+from olposthog.flight import within
 from olposthog.snapshot import Runtime, Source
-from tests.posthog_server import PostHogServer
+from tests.posthog_server import PATIENCE, PostHogServer
 
 EVERYONE = {"groups": [{"properties": [], "rollout_percentage": 100}]}
 
@@ -211,6 +213,15 @@ def test_missing_file_says_so(tmp_path: Path) -> None:
         read(str(tmp_path / "none.json"))
     with pytest.raises(DefinitionsError, match="cannot be read: Is a directory"):
         read(str(tmp_path))
+
+
+def test_pipe_is_refused(tmp_path: Path) -> None:
+    """What is no regular file might keep its reader waiting for ever: it is not read."""
+    os.mkfifo(tmp_path / "pipe")
+
+    for path in (str(tmp_path / "pipe"), os.devnull):
+        with pytest.raises(DefinitionsError, match=f"^{path} cannot be read: it is no regular"):
+            within(PATIENCE, partial(read, path))
 
 
 # ---- the file, over time

@@ -20,7 +20,7 @@ from olposthog import conf, per_process
 from olposthog.breaker import State
 from olposthog.features import evaluate
 from olposthog.polling import FETCH_SECONDS, Head
-from olposthog.status import LATE_INTERVALS, Circuit, Health, Status, status
+from olposthog.status import LATE_INTERVALS, Circuit, Health, Status, how_long, status
 from tests.posthog_faults import Status as HttpStatus
 from tests.posthog_server import PATIENCE, PostHogServer
 from tests.test_definitions import flag
@@ -348,7 +348,7 @@ def test_late_definitions_degrade(polling: PostHogServer, settings: Settings) ->
 
     rewrite_head(checked_at=time.time() - late - 100)
     (reason,) = status().reasons
-    assert reason.startswith("flag definitions are not renewed (not confirmed for 10")
+    assert reason.startswith("flag definitions are not renewed (not confirmed for 17 min)")
 
 
 def test_time_of_another_world_is_no_exception(polling: PostHogServer) -> None:
@@ -481,3 +481,20 @@ def test_status_of_a_process_that_has_been_at_it(enabled: PostHogServer) -> None
     evaluate("42")
 
     assert status().health is Health.OK
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "120 min"),
+        (7200, "2 h"),
+        (100_000, "28 h"),
+        (1_000_000, "12 days"),
+    ],
+)
+def test_duration_in_a_unit_that_people_read(seconds: float, words: str) -> None:
+    """Nobody divides a hundred thousand seconds in the head."""
+    assert how_long(seconds) == words

@@ -64,7 +64,7 @@ def _flags(settings: conf.Settings) -> Iterator[CheckMessage]:
 def _cookie(settings: conf.Settings) -> Iterator[CheckMessage]:
     """Report that browsers drop the anonymous visitor's cookie, which looks as sessions' do."""
     name = settings.anonymous_cookie
-    in_use = apps.is_installed("olposthog_api") or IDENTITY_MIDDLEWARE in django_settings.MIDDLEWARE
+    in_use = apps.is_installed("olposthog_api") or IDENTITY_MIDDLEWARE in _middleware_in_use()
     if name is None or not in_use or django_settings.SESSION_COOKIE_SECURE:
         return
     same_site = django_settings.SESSION_COOKIE_SAMESITE
@@ -82,8 +82,12 @@ def _cookie(settings: conf.Settings) -> Iterator[CheckMessage]:
     )
 
 
+def _middleware_in_use() -> list[str]:
+    return list(django_settings.MIDDLEWARE or ())
+
+
 def _middleware() -> Iterator[CheckMessage]:
-    middleware = list(django_settings.MIDDLEWARE)
+    middleware = _middleware_in_use()
     if IDENTITY_MIDDLEWARE not in middleware:
         return
     for inner in middleware[middleware.index(IDENTITY_MIDDLEWARE) :]:

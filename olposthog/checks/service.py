@@ -49,18 +49,18 @@ def _file(settings: conf.Settings) -> Iterator[CheckMessage]:
 def _address(settings: conf.Settings) -> Iterator[CheckMessage]:
     parts = urlsplit(settings.api_host)
     host = parts.hostname or ""
+    shown = conf.without_credentials(settings.api_host)
     if f".{host}".endswith(".posthog.com"):
         is_api = parts.scheme == "https" and host.endswith(".i.posthog.com") and not parts.path
         if not is_api and settings.api_host not in APP_ADDRESSES:
             yield CheckWarning(
-                f"POSTHOG_API_HOST is {settings.api_host!r}, where PostHog Cloud answers no "
-                "request for flags.",
+                f"POSTHOG_API_HOST is {shown!r}, where PostHog Cloud answers no request for flags.",
                 hint='Set "https://us.i.posthog.com" or "https://eu.i.posthog.com".',
                 id=ids.NO_API_ADDRESS,
             )
     elif parts.scheme == "http" and not django_settings.DEBUG and not _is_near(host):
         yield CheckWarning(
-            f"POSTHOG_API_HOST is {settings.api_host!r}: keys and people's properties cross the "
+            f"POSTHOG_API_HOST is {shown!r}: keys and people's properties cross the "
             "network unencrypted.",
             hint="Set an address that begins with https://.",
             id=ids.UNENCRYPTED,
@@ -70,9 +70,9 @@ def _address(settings: conf.Settings) -> Iterator[CheckMessage]:
 def _is_near(host: str) -> bool:
     """Return whether a host is this machine, or one in a network of the site's own."""
     try:
-        return ip_address(host).is_private
+        return not ip_address(host).is_global
     except ValueError:
-        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+        return "." not in host or host.endswith((".localhost", ".local", ".internal", ".svc"))
 
 
 def _times(settings: conf.Settings) -> Iterator[CheckMessage]:

@@ -47,8 +47,8 @@ def messages(settings: conf.Settings) -> Iterator[CheckMessage]:
         reason = str(error) if is_import else type(error).__name__
         yield Error(
             f"CACHES[{alias!r}] cannot be used: {reason}",
-            hint="Mend its BACKEND and OPTIONS, or install the package that the backend needs. "
-            "Until then each process has a circuit breaker of its own.",
+            hint="Mend its BACKEND, LOCATION and OPTIONS, or install the package that the backend "
+            "needs. Until then each process has a circuit breaker of its own.",
             id=ids.BROKEN_CACHE,
         )
         return
@@ -59,7 +59,8 @@ def messages(settings: conf.Settings) -> Iterator[CheckMessage]:
 def _build(alias: str) -> BaseCache:
     cache = caches[alias]
     if isinstance(cache, RedisCache):
-        cache._cache  # noqa: B018, SLF001  # Django imports the client and reads OPTIONS only here
+        # Django imports the client, and reads OPTIONS and LOCATION, only here. Nothing connects.
+        cache._cache.get_client(None, write=True)  # noqa: SLF001
     return cache
 
 
@@ -129,6 +130,14 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
                 "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS, plus 200.",
                 id=ids.SMALL_CACHE,
             )
+    if _hides_failures(cache):
+        yield CheckWarning(
+            f"{name} that ignores exceptions: nobody is told when it is away, and neither is the "
+            "circuit breaker, which each process has for itself then.",
+            hint='Set OPTIONS: {"IGNORE_EXCEPTIONS": False} for it. Flags are answered all the '
+            "same while it is away.",
+            id=ids.FAILURES_HIDDEN,
+        )
     if _may_wait_for_ever(cache):
         yield CheckWarning(
             f"{name} without a socket timeout: a connection that died without a word holds a "
@@ -137,6 +146,14 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
             "django-redis they are SOCKET_TIMEOUT and SOCKET_CONNECT_TIMEOUT.",
             id=ids.REDIS_WITHOUT_TIMEOUT,
         )
+
+
+def _hides_failures(cache: Any) -> bool:
+    """Return whether a cache is django-redis', told to answer as if it were empty when it is away.
+
+    Its OPTIONS count, and where they do not say, its own setting.
+    """
+    return bool(getattr(cache, "_ignore_exceptions", False))
 
 
 def _may_wait_for_ever(cache: Any) -> bool:

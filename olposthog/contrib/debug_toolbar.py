@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from olposthog import per_process, watching
 from olposthog.inspection import reason_of, source_of
 from olposthog.snapshot import FlagSnapshot
-from olposthog.status import Circuit
+from olposthog.status import as_known_here
 
 BY_DEFAULT = "default"
 """The source of a flag that neither PostHog nor `settings.FEATURES` knows: the caller's default."""
@@ -81,15 +81,15 @@ class FlagsPanel(Panel):
 
     def generate_stats(self, request: HttpRequest, response: HttpResponse) -> None:
         """Keep what was recorded, as JSON values."""
-        evaluator = per_process.current()
+        circuit, shared_cache = as_known_here(per_process.current())
         answers = _answers(self._seen)
         self.record_stats(
             {
                 "flags": _flags(self._seen),
                 "answers": answers,
                 "milliseconds": sum(answer["milliseconds"] for answer in answers),
-                "circuit": str(Circuit.of(evaluator.breaker)),
-                "shared_cache": str(evaluator.shared),
+                "circuit": circuit,
+                "shared_cache": shared_cache,
             }
         )
 

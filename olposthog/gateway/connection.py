@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3.util.ssl_ import create_urllib3_context
 
+from olposthog.conf import without_credentials
 from olposthog.protocol import PostHogError
 
 PORTS = {"http": 80, "https": 443}
@@ -113,11 +113,6 @@ class Way:
                 f"TLS fails ({_reason(error)})",
                 hint="Does the port of POSTHOG_API_HOST speak https?",
             ) from error
-
-
-def without_credentials(url: str) -> str:
-    """Return an address, which may lack its scheme, without a user name and password."""
-    return re.sub(r"^(\w+://)?[^/]*@", r"\1", url)
 
 
 def _reason(error: BaseException | None) -> str:

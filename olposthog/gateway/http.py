@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from olposthog import conf
 from olposthog.identity import Identity, plain
-from olposthog.protocol import PostHogError, parse
+from olposthog.protocol import OVER_QUOTA, PostHogError, parse
 from olposthog.snapshot import Evaluation, Runtime
 
 from .connection import Way
@@ -29,9 +29,11 @@ RETRIED_STATUSES = frozenset({502, 504})
 CALLERS_FAULT_STATUSES = frozenset({400, 413})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 HINTS = {
+    402: OVER_QUOTA,
     401: "Check the key, and whether POSTHOG_API_HOST is the key's region.",
     403: "Check the key, and what it may read.",
     404: "Check POSTHOG_API_HOST: is it PostHog's address, without a path?",
+    429: "PostHog limits how often it is asked: look for who asks so often with the project's key.",
 }
 """What may mend a refusal, by its status."""
 
@@ -146,15 +148,23 @@ class Gateway:
         remaining = deadline - self._clock()
         if remaining <= 0:
             raise PostHogError("no time left to ask")
+        timeout = min(self._settings.timeout_seconds, remaining)
         try:
-            with send(min(self._settings.timeout_seconds, remaining)) as response:
+            with send(timeout) as response:
                 content = self._read(response, deadline)
         except (requests.Timeout, ReadTimeoutError) as error:
-            raise PostHogError("timeout", transient=True) from error
+            raise PostHogError(
+                "timeout",
+                transient=True,
+                hint=f"It takes more than {timeout:.3g} s: is PostHog slow, or "
+                "POSTHOG_FEATURE_FLAG_REQUEST_TIMEOUT_MS short?",
+            ) from error
         except (requests.RequestException, HTTPError) as error:
+            proxy = self.way.proxy
+            hint = f"Does the proxy {proxy} answer, and let this machine pass?" if proxy else ""
             if _was_refused(error):
-                raise PostHogError("connection refused") from error
-            raise PostHogError("connection failed", transient=True) from error
+                raise PostHogError("connection refused", hint=hint) from error
+            raise PostHogError("connection failed", transient=True, hint=hint) from error
         return _Reply(response.status_code, content, response.headers.get("ETag"))
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:

@@ -1,6 +1,7 @@
 """What browsers see, and as whom they are taken."""
 
 import pytest
+from django.core.checks import run_checks
 
 from olposthog.checks import browsers, ids
 from tests.checks.project import ENABLED, Project, found, found_ids, warning
@@ -47,6 +48,14 @@ def test_flags_without_the_rest_api(tmp_path):
         project = Project(tmp_path, f"{ENABLED}POSTHOG_API_FLAGS = {patterns}\n")
 
         assert project.check() == []
+
+
+def test_site_without_middleware(production):
+    """MIDDLEWARE = None breaks no check of ours; of Django's own it does."""
+    production.MIDDLEWARE = None
+    production.POSTHOG_API_FLAGS = []
+
+    assert [one.id for one in run_checks(tags=["olposthog"])] == [ids.NO_FLAG_VISIBLE]
 
 
 @pytest.mark.parametrize("pattern", ["", " ", " web-*", "new-nav,checkout", "new nav", "web-*\n"])

@@ -31,6 +31,15 @@ def test_no_api_address(production, host):
     assert "https://eu.i.posthog.com" in str(warning().hint)
 
 
+@pytest.mark.parametrize("host", ["http://{}@us.posthog.com", "http://{}@posthog.example.com"])
+def test_no_password_is_shown(production, host):
+    """Nobody's name and password are in a message that quotes the address."""
+    production.POSTHOG_API_HOST = host.format("bob:s3cret")
+
+    assert host.replace("{}@", "") in warning().msg
+    assert "s3cret" not in warning().msg
+
+
 @pytest.mark.parametrize(
     "host",
     [
@@ -79,6 +88,8 @@ def test_unencrypted(production, host):
         "http://posthog:8000",
         "http://posthog.svc.cluster.local",
         "http://posthog.corp.internal",
+        "http://posthog.flags.svc",
+        "http://100.64.1.2:8000",
     ],
 )
 def test_unencrypted_within_the_sites_own_network(production, host):

@@ -242,6 +242,33 @@ def test_redis_of_several_servers(durable):
     assert found() == []
 
 
+DJANGO_REDIS = "django_redis.cache.RedisCache"
+PATIENT = {"SOCKET_TIMEOUT": 1, "SOCKET_CONNECT_TIMEOUT": 1}
+
+
+@pytest.mark.parametrize("where", ["OPTIONS", "setting"])
+def test_redis_that_hides_failures(production, durable, where):
+    """A Redis that looks empty while it is away is named, whoever told it to."""
+    ignoring = {"IGNORE_EXCEPTIONS": True} if where == "OPTIONS" else {}
+    production.DJANGO_REDIS_IGNORE_EXCEPTIONS = where == "setting"
+    durable(BACKEND=DJANGO_REDIS, LOCATION=REDIS_URL, OPTIONS={**PATIENT, **ignoring})
+
+    assert warning().id == ids.FAILURES_HIDDEN
+    assert "CACHES['durable']" in warning().msg
+    assert "IGNORE_EXCEPTIONS" in str(warning().hint)
+    assert SECRET not in str(found())
+
+
+@pytest.mark.parametrize("setting", [True, False])
+def test_redis_that_hides_nothing(production, durable, setting):
+    """Its OPTIONS have the last word."""
+    production.DJANGO_REDIS_IGNORE_EXCEPTIONS = setting
+    options = {**PATIENT, "IGNORE_EXCEPTIONS": False}
+    durable(BACKEND=DJANGO_REDIS, LOCATION=REDIS_URL, OPTIONS=options)
+
+    assert found() == []
+
+
 # A cache that cannot be had
 
 
@@ -267,6 +294,7 @@ def broken(durable):
         ({"BACKEND": 42}, "AttributeError"),
         ({"OPTIONS": None}, "AttributeError"),
         ({"BACKEND": REDIS, "OPTIONS": {"pool_class": "nowhere.Pool"}}, "nowhere"),
+        ({"BACKEND": REDIS, "OPTIONS": {}, "LOCATION": f"valkey://:{SECRET}@h"}, "ValueError"),
         ({"BACKEND": f"{__name__}.Leaky", "LOCATION": REDIS_URL}, "ValueError"),
     ],
     ids=repr,
@@ -279,7 +307,7 @@ def test_broken_cache(broken, entry, reason):
     assert message.is_serious()
     assert "CACHES['durable']" in message.msg
     assert reason in message.msg
-    assert "BACKEND and OPTIONS" in message.hint
+    assert "BACKEND, LOCATION and OPTIONS" in message.hint
     assert SECRET not in str(message)
 
 

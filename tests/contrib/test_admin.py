@@ -15,6 +15,7 @@ from django.contrib.admin.utils import quote
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
 from django.core.cache import caches
 from django.core.management import call_command
 from django.test import Client, override_settings
@@ -26,6 +27,7 @@ from olposthog.features import evaluate
 from olposthog.identity import Identity, default_identity
 from tests.posthog_faults import Hang, Refuse
 from tests.posthog_server import Flag, Variant
+from tests.site.processes import Site
 from tests.test_exposures import delivered
 from tests.test_polling import Moody
 
@@ -202,14 +204,19 @@ def test_a_user_with_another_id_is_not_taken(enabled, operator, ada, key):
     assert {call["distinct_id"] for call in enabled.flag_calls} == {"somebody"}
 
 
-def test_operator_who_may_not_view_users_sees_no_name(enabled, ada):
-    """The flags are the user's, and the name is not told."""
+@pytest.mark.parametrize("identity", ["with_email", "needs_a_header"])
+def test_operator_who_may_not_view_users_sees_no_name(enabled, settings, ada, identity):
+    """They are the flags of the distinct id alone, and that it is a user's is not told."""
+    settings.POSTHOG_API_IDENTITY = f"{__name__}.{identity}"
     operator = operator_with(VIEW)
 
-    response = operator.get(page_of(str(ada.pk)))
+    for query in ({}, {"user": ada.pk}):
+        response = operator.get(page_of(str(ada.pk)), query)
 
-    assert rows(response)["Evaluated for"][0].startswith("a user, with the properties")
-    assert "ada" not in response.text
+        assert rows(response)["Evaluated for"][0].startswith("the distinct id alone")
+        assert "ada" not in response.text
+        assert "POSTHOG_API_IDENTITY" not in response.text
+    assert all("email" not in call["person_properties"] for call in enabled.flag_calls)
 
 
 def test_identity_that_needs_a_request_is_told(enabled, settings, operator, ada):
@@ -322,6 +329,20 @@ def test_disabled_site_says_so(settings, operator):
     assert shown["Source"] == ["disabled: settings.FEATURES, because POSTHOG_ENABLED is off"]
     assert shown["checkout"][:3] == ["classic", "-", "disabled"]
     assert shown["Health"] == ["disabled"]
+    assert shown["Circuit"] == ["none: PostHog is not asked"]
+    assert shown["Shared cache"] == ["none is used"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"POSTHOG_ENABLED": False}, {"POSTHOG_MAX_RETRIES": -1}], ids=str
+)
+def test_nothing_is_cached_where_posthog_is_not_asked(enabled, settings, operator, change):
+    """Where FEATURES alone answers there is nothing to clear, and so no button."""
+    assert "/clear/" in operator.get(page_of("u1")).text
+    for name, value in change.items():
+        setattr(settings, name, value)
+
+    assert "/clear/" not in operator.get(page_of("u1")).text
 
 
 # ---- the search
@@ -335,6 +356,7 @@ def test_search_finds_users_and_ids(enabled, operator, ada):
         "ada": f"{page_of(str(ada.pk))}?user={ada.pk}",
         "Whoever has this distinct id": page_of("ada@example"),
     }
+    assert "Distinct ids alone" not in found.text
     assert enabled.flag_calls == []
 
 
@@ -363,13 +385,17 @@ def test_operator_who_may_not_view_users_finds_none(enabled, ada):
     found = operator_with(VIEW).get(PEOPLE, {"q": "ada"})
 
     assert list(links(found)) == ["Whoever has this distinct id"]
+    assert "Distinct ids alone" in found.text
 
 
 def test_users_without_search_are_not_listed(enabled, operator, ada, monkeypatch):
     """An admin of users that searches no field would find everybody, and so finds nobody."""
     monkeypatch.setattr(UserAdmin, "search_fields", ())
 
-    assert list(links(operator.get(PEOPLE, {"q": "x"}))) == ["Whoever has this distinct id"]
+    found = operator.get(PEOPLE, {"q": "x"})
+
+    assert list(links(found)) == ["Whoever has this distinct id"]
+    assert "Distinct ids alone" in found.text
 
 
 # ---- clearing
@@ -451,6 +477,30 @@ def test_unconfirmed_clearing_is_a_warning(enabled, operator):
     assert message.level_tag == "warning"
     assert str(message).startswith(UNCONFIRMED)
     assert LogEntry.objects.get().get_change_message() == UNCONFIRMED
+
+
+def clear_under_atomic_requests() -> dict[str, Any]:
+    """In a process of its own: what becomes of a post to the button."""
+    call_command("migrate", verbosity=0)
+    call_command("createcachetable", verbosity=0)
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("root"))
+    response = client.post(page_of("u1", "clear"))
+    return {
+        "status": response.status_code,
+        "log": [entry.get_change_message() for entry in LogEntry.objects.all()],
+    }
+
+
+def test_clearing_under_atomic_requests(enabled, tmp_path):
+    """With one SQLite file for data and cache, no transaction of the request is in the way."""
+    site = Site(tmp_path, atomic_requests=True)
+    site.use(enabled)
+    site.settings["ROOT_URLCONF"] = __name__
+
+    found = site.run(clear_under_atomic_requests)
+
+    assert found == {"status": 302, "log": [CLEARED]}
 
 
 def test_clearing_needs_its_permission(enabled):
@@ -547,6 +597,21 @@ def test_migrations_are_complete():
 def test_migrations_are_complete_whatever_the_sites_keys():
     """Also where the site's models have other keys by default."""
     call_command("makemigrations", "olposthog_admin", check=True, dry_run=True, verbosity=0)
+
+
+def test_site_can_be_dumped(db, capsys):
+    """There is no table of people, and whoever dumps all tables does without it."""
+    call_command("dumpdata", "auth.permission", "olposthog_admin", all=True)
+    call_command("dumpdata", "olposthog_admin")
+
+    assert "olposthog_admin.person" not in capsys.readouterr().out
+
+
+def test_no_person_is_anywhere_else_on_the_site(operator):
+    """The admin's link to an object's own page finds none of a person."""
+    type_ = ContentType.objects.get_for_model(Person)
+
+    assert operator.get(f"/admin/r/{type_.pk}/7/").status_code == 404
 
 
 def test_permissions_are_two():

@@ -290,6 +290,10 @@ def test_disabled_site_is_shown(site, client, settings):
 
     assert flags_of(content)["only-features"][:3] == ["on", "no", "disabled"]
     assert answers_of(content)[0][3] == "disabled"
+    assert rows(content)[-2:] == [
+        ["Circuit", "none: PostHog is not asked"],
+        ["Shared cache", "none is used"],
+    ]
 
 
 def test_everything_is_escaped(site, client):

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from django.core.cache import caches
+from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.db import OperationalError
 from pytest_django import Settings
 
 from olposthog import per_process
@@ -23,6 +25,7 @@ from olposthog.snapshot import Source
 from tests.gateway.tls import CERTIFICATE, secure
 from tests.management.running import Run, run
 from tests.posthog_faults import (
+    Body,
     Delay,
     Fault,
     HalfOpen,
@@ -49,6 +52,14 @@ class Forgetful(LocMemCache):
 
     def set(self, *args: Any, **options: Any) -> None:
         """Drop it."""
+
+
+class Tableless(DatabaseCache):
+    """A cache in a database that has no table for it."""
+
+    def get_many(self, *args: Any, **options: Any) -> Any:
+        """Fail as the database does."""
+        raise OperationalError("no such table")
 
 
 class Timed(Command):
@@ -233,9 +244,12 @@ def test_shared_cache_is_left_as_it_was_but_for_a_moment(enabled: PostHogServer)
         (Status(401), "HTTP 401. Check the key, and whether POSTHOG_API_HOST is the key's region."),
         (Status(404), "HTTP 404. Check POSTHOG_API_HOST: is it PostHog's address"),
         (Redirect(), "redirect. Set POSTHOG_API_HOST to the final address."),
+        (Status(402), "HTTP 402. See PostHog's billing"),
+        (Status(429), "HTTP 429. PostHog limits how often it is asked"),
         (Status(500), "HTTP 500. PostHog was reached, but gave no flags"),
-        (Quota(), "over quota. "),
-        (Html(), "a reply that is not JSON. "),
+        (Quota(), "over quota. See PostHog's billing"),
+        (Html(), "a reply that is not JSON. Is POSTHOG_API_HOST PostHog's address?"),
+        (Body(b"{}"), "a reply that is not flags. Is POSTHOG_API_HOST PostHog's address?"),
         (Reset(), "connection failed. "),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Fault) else "",
@@ -264,7 +278,10 @@ def test_definitions_that_are_none(keyed: PostHogServer) -> None:
     """A reply that holds no definitions says what it lacks."""
     keyed.definitions_fault = Html()
 
-    assert "PostHog's reply is not JSON" in run(COMMAND).err
+    found = run(COMMAND).err
+
+    assert "PostHog's reply is not JSON" in found
+    assert "Is POSTHOG_API_HOST PostHog's address?" in found
 
 
 def test_refused_connection(enabled: PostHogServer) -> None:
@@ -347,9 +364,45 @@ def test_dead_cache_ends_the_check(enabled: PostHogServer, settings: Settings) -
 
     assert found.code == 1
     assert "shared cache durable: it cannot be read (ConnectionError). Check CACHES" in found.err
-    assert "createcachetable" in found.err
+    assert "LOCATION must be reachable" in found.err
+    assert "createcachetable" not in found.err
     assert "secret" not in found.out + found.err
     assert enabled.requests == []
+
+
+def test_table_of_the_cache_that_is_missing(enabled: PostHogServer, settings: Settings) -> None:
+    """What makes the table of a `DatabaseCache` is named."""
+    settings.CACHES = {**settings.CACHES, "durable": {"BACKEND": f"{__name__}.Tableless"}}
+    found = run(COMMAND)
+
+    assert found.code == 1
+    assert "manage.py createcachetable" in found.err
+
+
+def test_silent_request_names_the_timeout(enabled: PostHogServer, settings: Settings) -> None:
+    """What ended it is a setting: it is named, with how long that was."""
+    settings.POSTHOG_FEATURE_FLAG_REQUEST_TIMEOUT_MS = 150
+    enabled.flags_fault = Hang()
+    found = run(COMMAND)
+
+    assert found.code == 1
+    assert "timeout. It takes more than 0.15 s" in found.err
+    assert "POSTHOG_FEATURE_FLAG_REQUEST_TIMEOUT_MS" in found.err
+
+
+def test_proxy_that_is_not_there(
+    enabled: PostHogServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who refused the connection is the proxy: it is named, and its password is not."""
+    monkeypatch.setenv("http_proxy", "http://bob:s3/cret@127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    settings.POSTHOG_API_HOST = "http://posthog.invalid"
+    found = run(COMMAND)
+
+    assert found.code == 1
+    assert "Does the proxy http://127.0.0.1:9 answer" in found.err
+    assert "cret" not in found.out + found.err
 
 
 def test_cache_that_keeps_nothing_ends_the_check(
@@ -386,7 +439,7 @@ def test_disabled_site_has_nothing_to_check(posthog: PostHogServer) -> None:
 
     assert found.code == 0
     assert found.out.startswith("POSTHOG_ENABLED is off")
-    assert "POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST" in found.out
+    assert "POSTHOG_ENABLED = True, and set POSTHOG_PROJECT_API_KEY and POSTHOG" in found.out
     assert posthog.requests == []
 
 
@@ -406,6 +459,16 @@ def test_definitions_file_is_read(file: Path) -> None:
     assert found.code == 0
     assert steps(found)[0] == f"definitions file {file} ... # ms, 1 flag"
     assert "PostHog is not asked" in found.out
+    assert "unset POSTHOG_FLAG_DEFINITIONS_FILE, and set POSTHOG_PROJECT_API_KEY" in found.out
+
+
+def test_what_is_set_need_not_be_set(file: Path, settings: Settings) -> None:
+    """Where key and address are there already, unsetting the file is all it takes."""
+    file.write_text(json.dumps({"flags": []}))
+    settings.POSTHOG_PROJECT_API_KEY = "phc_test"
+    settings.POSTHOG_API_HOST = "https://eu.i.posthog.com"
+
+    assert run(COMMAND).out.endswith("To ask it, unset POSTHOG_FLAG_DEFINITIONS_FILE.\n")
 
 
 def test_definitions_file_that_cannot_be_used(file: Path) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.cache import caches
 from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import Settings
 
 from olposthog import per_process
 from olposthog.features import clear_cache, is_enabled
+from olposthog.management.commands.posthog_flags import Command
 from tests.management.running import run
 from tests.posthog_faults import Delay, Refuse, Status
 from tests.posthog_server import Flag, PostHogServer, Variant
@@ -288,7 +290,9 @@ def test_setting_that_cannot_be_used_is_explained(
     found = run(COMMAND)
 
     assert found.code == 0
+    assert "PostHog was not asked, for a setting cannot be used" in found.err
     assert "POSTHOG_MAX_RETRIES is 'three', which is not" in found.err
+    assert "could not be asked" not in found.err
 
 
 def test_broken_definitions_file_is_explained(settings: Settings) -> None:
@@ -296,7 +300,11 @@ def test_broken_definitions_file_is_explained(settings: Settings) -> None:
     settings.POSTHOG_ENABLED = True
     settings.POSTHOG_FLAG_DEFINITIONS_FILE = "/nowhere/flags.json"
 
-    assert "/nowhere/flags.json cannot be read: No such file or directory." in run(COMMAND).err
+    found = run(COMMAND)
+
+    assert "The definitions file could not be used: settings.FEATURES answered." in found.err
+    assert "/nowhere/flags.json cannot be read: No such file or directory." in found.err
+    assert "PostHog could not be asked" not in found.err
 
 
 def test_healthy_answer_needs_no_explanation(enabled: PostHogServer) -> None:
@@ -408,10 +416,12 @@ def test_typescript_prints_no_half_a_union(enabled: PostHogServer, settings: Set
 
 
 def test_typescript_of_disabled_flags_is_features(settings: Settings) -> None:
-    """With POSTHOG_ENABLED off, the keys of FEATURES are all there are."""
+    """With POSTHOG_ENABLED off, the keys of FEATURES are all there are, and that is said."""
     settings.FEATURES = {"old": True}
+    found = run(COMMAND, "--typescript")
 
-    assert union(run(COMMAND, "--typescript").out) == ["old"]
+    assert (union(found.out), found.code) == (["old"], 0)
+    assert "keys of settings.FEATURES alone: POSTHOG_ENABLED is off" in found.err
 
 
 @pytest.mark.parametrize("other", [("--json",), ("--id", "42"), ("--user", "ada")])
@@ -442,8 +452,44 @@ def test_fetch_that_was_begun_is_finished(
 
     assert len(enabled.definition_calls) == 1
     per_process.reset()
+    assert has_definitions()
+
+
+def has_definitions() -> bool:
+    """Whether the fleet has some."""
     poll = per_process.current().poll
     assert poll
     head = poll.peek()
-    assert head
-    assert head.fetched_at
+    return bool(head and head.fetched_at)
+
+
+def test_fetch_is_finished_by_a_command_that_fails(
+    enabled: PostHogServer, settings: Settings
+) -> None:
+    """Keys that are not known are an error; the definitions that were begun come all the same."""
+    settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
+    enabled.flags_fault = Status(500)
+    enabled.definitions_fault = Delay(0.5)
+    found = run(COMMAND, "--typescript")
+
+    assert found.code == 1
+    per_process.reset()
+    assert has_definitions()
+
+
+class Impatient(Command):
+    """The command, which says at once what it waits for."""
+
+    patience_seconds = 0.01
+
+
+def test_waiting_is_explained(enabled: PostHogServer, settings: Settings) -> None:
+    """Whoever waits for longer is told once what for; most never are."""
+    settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
+    assert "Finishing" not in run(COMMAND).err
+    clear_cache()
+    per_process.reset()
+    caches["durable"].clear()
+    enabled.definitions_fault = Delay(0.5)
+
+    assert run(Impatient()).err.count("Finishing what other processes wait for") == 1

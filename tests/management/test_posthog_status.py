@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,19 @@ def test_disabled_is_0(posthog: PostHogServer) -> None:
     found = run(COMMAND)
 
     assert (found.out.splitlines()[0], found.code, found.err) == ("disabled", 0, "")
+    assert line(found, "POSTHOG_ENABLED") == "False (default)"
+
+
+def test_what_is_set_is_no_default(posthog: PostHogServer, settings: Settings) -> None:
+    """Whoever switched flags off, or set another default, finds the setting; None sets nothing."""
+    settings.POSTHOG_ENABLED = False
+    settings.POSTHOG_MAX_RETRIES = 3
+    settings.POSTHOG_POLL_INTERVAL = None
+    found = run(COMMAND)
+
+    assert line(found, "POSTHOG_ENABLED") == "False"
+    assert line(found, "POSTHOG_MAX_RETRIES") == "3"
+    assert line(found, "POSTHOG_POLL_INTERVAL") == "300 (default)"
 
 
 def test_degraded_is_1(open_circuit: PostHogServer) -> None:
@@ -159,6 +174,15 @@ def test_text_of_a_definitions_file(file: Path) -> None:
         rf"file {re.escape(str(file))}, 1 flag, from .* UTC \(\d+ s old\)",
         line(found, "definitions"),
     )
+
+
+def test_text_of_an_old_definitions_file(file: Path) -> None:
+    """Its age is in a unit that people read."""
+    file.write_text(json.dumps({"flags": []}))
+    written = time.time() - 3 * 86400
+    os.utime(file, (written, written))
+
+    assert line(run(COMMAND), "definitions").endswith("(3 days old)")
 
 
 def test_text_of_a_missing_definitions_file(file: Path) -> None:

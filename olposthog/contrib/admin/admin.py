@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
+from django.db import connections, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -17,10 +18,10 @@ from django.views.decorators.http import require_POST, require_safe
 
 from olposthog import per_process
 from olposthog.inspection import inspect
-from olposthog.status import Circuit, status
+from olposthog.status import as_known_here, status
 
 from .models import Person
-from .search import AT_MOST, SearchForm, find_users, identity_for, may_see
+from .search import AT_MOST, SearchForm, find_user, find_users, identity_for, searches_users
 
 CLEARED = "Cleared the cached flags."
 UNCONFIRMED = (
@@ -35,6 +36,9 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
     def get_urls(self) -> list[URLPattern]:
         """Add the address that the button posts to."""
         view = self.admin_site.admin_view(self.clear_view)
+        # The shared cache may wait for what the request's transaction would lock.
+        for alias in connections:
+            view = transaction.non_atomic_requests(alias)(view)
         clear = path("<path:object_id>/clear/", view, name="olposthog_admin_person_clear")
         return [clear, *super().get_urls()]
 
@@ -74,6 +78,7 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
             "title": "Feature flags of a person",
             "form": form,
             "term": term,
+            "searches_users": searches_users(self.admin_site, request),
             "hits": hits[:AT_MOST],
             "has_more": len(hits) > AT_MOST,
             "at_most": AT_MOST,
@@ -93,12 +98,13 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
             raise PermissionDenied
         person = self._person(request, object_id)
         key = request.GET.get("user")
-        identity, user, trouble = identity_for(person.distinct_id, key)
+        user = find_user(self.admin_site, request, key or person.distinct_id)
+        identity, user, trouble = identity_for(person.distinct_id, user)
         inspection = inspect(identity)
         evaluator = per_process.current()
-        shown = user if user and may_see(self.admin_site, request, user) else None
+        circuit, shared_cache = as_known_here(evaluator)
         context = {
-            "title": f"Feature flags of {f'{shown} ({person})' if shown else person}",
+            "title": f"Feature flags of {f'{user} ({person})' if user else person}",
             "original": person,
             "change": True,
             "inspection": inspection,
@@ -107,13 +113,12 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
                 for flag in inspection.flags
             ],
             "milliseconds": inspection.seconds * 1000,
-            "user_shown": shown,
-            "is_user": user is not None,
+            "user_shown": user,
             "trouble": trouble,
             "health": status().headline,
-            "circuit": Circuit.of(evaluator.breaker),
-            "shared_cache": evaluator.shared,
-            "may_clear": self.has_clear_permission(request),
+            "circuit": circuit,
+            "shared_cache": shared_cache,
+            "may_clear": self.has_clear_permission(request) and evaluator.settings.asks_posthog,
             "clear_url": self._url("clear", person, key),
         }
         return self._page(request, "olposthog_admin/person.html", context, extra_context)
@@ -125,7 +130,6 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
             raise PermissionDenied
         person = self._person(request, object_id)
         evaluator = per_process.current()
-        # Before the log is written: a transaction of ours could be what the shared cache waits for.
         confirmed = evaluator.clear(person.distinct_id)
         self.log_change(request, person, CLEARED if confirmed else UNCONFIRMED)
         if confirmed:

@@ -9,7 +9,6 @@ from django import forms
 from django.contrib.admin import AdminSite, ModelAdmin
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractBaseUser
-from django.core.exceptions import ValidationError
 
 from olposthog.identity import Identity
 from olposthog.inspection import identity_of
@@ -64,15 +63,26 @@ def _hit(user: AbstractBaseUser) -> Hit:
         return Hit(user, "", str(error))
 
 
+def find_user(site: AdminSite, request: HttpRequest, key: str) -> AbstractBaseUser | None:
+    """Return the user with the primary key `key`, if the operator may view that user."""
+    users = _users(site, request)
+    return users.get_object(request, key) if users else None
+
+
+def searches_users(site: AdminSite, request: HttpRequest) -> bool:
+    """Return whether a search by this operator can find users."""
+    users = _users(site, request)
+    return users is not None and bool(users.get_search_fields(request))
+
+
 def identity_for(
-    distinct_id: str, key: str | None
+    distinct_id: str, user: AbstractBaseUser | None
 ) -> tuple[Identity, AbstractBaseUser | None, str]:
     """Return who has this distinct id, as which user, and why that could not be found out.
 
-    It is the user with the primary key `key`, or if left out the id itself, where that user's
-    distinct id is this one; else somebody of whom no more is known than the id.
+    It is `user`, where that is the user's distinct id; else somebody of whom no more is known than
+    the id.
     """
-    user = _user_of(key or distinct_id)
     try:
         identity = identity_of(user) if user else None
     except LookupError as error:
@@ -82,21 +92,8 @@ def identity_for(
     return identity, user, ""
 
 
-def may_see(site: AdminSite, request: HttpRequest, user: AbstractBaseUser) -> bool:
-    """Return whether the operator may know who the user is."""
-    users = _users(site, request)
-    return users is not None and users.get_object(request, str(user.pk)) is not None
-
-
 def _users(site: AdminSite, request: HttpRequest) -> ModelAdmin[Any] | None:
     if not site.is_registered(get_user_model()):
         return None
     users = site.get_model_admin(get_user_model())
     return users if users.has_view_or_change_permission(request) else None
-
-
-def _user_of(key: str) -> AbstractBaseUser | None:
-    try:
-        return get_user_model()._default_manager.filter(pk=key).first()  # noqa: SLF001  # documented by Django
-    except (ValidationError, ValueError):  # no key that users could have
-        return None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.cache.backends.db import BaseDatabaseCache
+from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf, per_process
 from olposthog.cache import FIRST_READ, READ_SECONDS, SharedCache
@@ -17,9 +20,10 @@ from olposthog.definitions import DefinitionsError, parse, read
 from olposthog.flight import within
 from olposthog.gateway import Gateway, Way
 from olposthog.identity import Identity
+from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, number_of_flags
 from olposthog.polling import FETCH_SECONDS
-from olposthog.protocol import PostHogError
+from olposthog.protocol import WRONG_ADDRESS, PostHogError
 from olposthog.snapshot import Evaluation, Runtime
 
 T = TypeVar("T")
@@ -30,7 +34,7 @@ SLOW_SHARE = 0.5
 """A first request that takes more of the trip threshold than this leaves too little room."""
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     """Takes one step after the other, and times each. The first that fails is the last."""
 
     help = (
@@ -39,7 +43,6 @@ class Command(BaseCommand):
         "bills two requests, and ten more for the flag definitions. Ends with 1 at the first step "
         "that fails. Examples: posthog_check; posthog_check --no-definitions"
     )
-    requires_system_checks = []
     clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -59,9 +62,9 @@ class Command(BaseCommand):
                 "\n".join(f"{problem.message} {problem.hint}" for problem in settings.problems)
             )
         if not settings.enabled:
-            self.stdout.write(
+            self.say(
                 "POSTHOG_ENABLED is off: settings.FEATURES answers, and PostHog is not asked. To "
-                "ask it, set POSTHOG_ENABLED = True, POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST."
+                f"ask it, set POSTHOG_ENABLED = True{_and_set(settings)}."
             )
             return
         if settings.offline:
@@ -71,7 +74,7 @@ class Command(BaseCommand):
             raise CommandError("A test runs: ask PostHog by override_flags(ask_posthog=True).")
         gateway = Gateway(replace(settings, max_retries=0), connections=1)
         way = gateway.way
-        self.stdout.write(f"settings: ok, PostHog is at port {way.port} of {way.host}")
+        self.say(f"settings: ok, PostHog is at port {way.port} of {way.host}")
         self._check_cache(per_process.current().shared)
         self._check_way(way, settings)
         first, later = self._check_evaluation(gateway, settings)
@@ -87,26 +90,25 @@ class Command(BaseCommand):
             say=lambda found: number_of_flags(len(found.versions)),
             hint="Mend it, or write another with `manage.py posthog_export`.",
         )
-        self.stdout.write(
+        self.say(
             "Flags come from this file, and PostHog is not asked. To ask it, unset "
-            "POSTHOG_FLAG_DEFINITIONS_FILE and set POSTHOG_PROJECT_API_KEY and POSTHOG_API_HOST."
+            f"POSTHOG_FLAG_DEFINITIONS_FILE{_and_set(settings)}."
         )
 
     def _check_cache(self, shared: SharedCache) -> None:
         if shared.alias is None:
-            self.stdout.write('shared cache: none, for CACHES has no "durable"')
+            self.say('shared cache: none, for CACHES has no "durable"')
             return
         self._step(
             f"shared cache {shared.alias}",
             READ_SECONDS * (FIRST_READ + 2),  # it has deadlines of its own
             lambda: _write_and_read(shared),
-            hint=f"Check CACHES[{shared.alias!r}]; a DatabaseCache needs `manage.py "
-            "createcachetable`, and LOCATION must be reachable from this machine.",
+            hint=f"Check CACHES[{shared.alias!r}]: {_what_cache_needs(shared.alias)}.",
         )
 
     def _check_way(self, way: Way, settings: conf.Settings) -> None:
         if way.proxy:
-            self.stdout.write(f"through the proxy {way.proxy}: name lookup and connection are its")
+            self.say(f"through the proxy {way.proxy}: name lookup and connection are its")
             return
         seconds = settings.trip_threshold_seconds
         addresses, _ = self._step(
@@ -153,29 +155,29 @@ class Command(BaseCommand):
         self, gateway: Gateway, settings: conf.Settings, *, wanted: bool
     ) -> None:
         if not settings.personal_api_key:
-            self.stdout.write("flag definitions: POSTHOG_PERSONAL_API_KEY is not set")
+            self.say("flag definitions: POSTHOG_PERSONAL_API_KEY is not set")
         elif not wanted:
-            self.stdout.write("flag definitions: skipped")
+            self.say("flag definitions: skipped")
         else:
             self._step(
                 "flag definitions, by POSTHOG_PERSONAL_API_KEY (PostHog bills ten requests)",
                 FETCH_SECONDS,
                 lambda: _fetch_definitions(gateway),
                 say=lambda found: f"{number_of_flags(found[0])}, {found[1] / 1024:.1f} KiB",
+                hint=WRONG_ADDRESS,
             )
 
     def _conclude(self, first: float, later: float, settings: conf.Settings) -> None:
         threshold = settings.trip_threshold_seconds
-        self.stdout.write(
+        self.say(
             f"A process's first request takes {milliseconds(first)}, a later one "
             f"{milliseconds(later)}; one that takes {threshold:g} s opens the circuit."
         )
         if first > threshold * SLOW_SHARE:
-            self.stdout.write(
-                self.style.WARNING(
-                    "The first request took more than half of that: raise "
-                    "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS, or bring PostHog closer."
-                )
+            self.say(
+                "The first request took more than half of that: raise "
+                "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS, or bring PostHog closer.",
+                self.style.WARNING,
             )
 
     def _step(
@@ -188,19 +190,36 @@ class Command(BaseCommand):
         hint: str = "",
     ) -> tuple[T, float]:
         """Do a step within `seconds`; return its result, and how long it took."""
-        self.stdout.write(f"{name} ... ", ending="")
-        self.stdout.flush()
+        self.say(f"{name} ... ", ending="")
         started = self.clock()
         try:
             result = within(seconds, job)
-        except Exception as error:
-            self.stdout.write(f"failed after {milliseconds(self.clock() - started)}")
+        except Exception as error:  # noqa: BLE001  # whatever it is, an operator gets a sentence
+            self.say(f"failed after {milliseconds(self.clock() - started)}")
+            # No cause, not even with --traceback: it may quote the request's address, and a key.
             raise CommandError(
                 f"{name}: {_cause(error, seconds)} {_fix(error, hint)}".rstrip()
-            ) from error
+            ) from None
         took = self.clock() - started
-        self.stdout.write(f"{milliseconds(took)}, {say(result)}")
+        self.say(f"{milliseconds(took)}, {say(result)}")
         return result, took
+
+
+def _and_set(settings: conf.Settings) -> str:
+    """Return which settings are wanting to ask PostHog, as the end of a sentence."""
+    given = {
+        "POSTHOG_PROJECT_API_KEY": settings.project_api_key,
+        "POSTHOG_API_HOST": settings.api_host,
+    }
+    missing = " and ".join(name for name, value in given.items() if not value)
+    return missing and f", and set {missing}"
+
+
+def _what_cache_needs(alias: str) -> str:
+    with suppress(Exception):  # a backend that cannot be made may raise anything
+        if isinstance(caches[alias], BaseDatabaseCache):
+            return "it needs its database, and the table that `manage.py createcachetable` makes"
+    return "its LOCATION must be reachable from this machine"
 
 
 def _write_and_read(shared: SharedCache) -> None:

@@ -12,20 +12,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf
 from olposthog.definitions import Definitions, DefinitionsError, parse_file
 from olposthog.flight import within
 from olposthog.gateway import Gateway
+from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import number_of_flags
 from olposthog.polling import FETCH_SECONDS
-from olposthog.protocol import PostHogError
+from olposthog.protocol import WRONG_ADDRESS, PostHogError
 
 STDOUT = "-"
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     """Exports what local evaluation evaluates."""
 
     help = (
@@ -33,7 +34,6 @@ class Command(BaseCommand):
         "write them to a file for POSTHOG_FLAG_DEFINITIONS_FILE. Needs POSTHOG_PERSONAL_API_KEY. "
         "Examples: posthog_export flags.json; posthog_export - | less"
     )
-    requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Say where to."""
@@ -49,24 +49,20 @@ class Command(BaseCommand):
         _demand(settings)
         gateway = Gateway(settings, connections=1)
         if options["file"] == STDOUT:
-            self._say(self.stderr, f"Fetching flag definitions from {gateway.way.host} ...")
+            self.tell(f"Fetching flag definitions from {gateway.way.host} ...")
             definitions = _fetch(gateway)
             self.stdout.write(_text(definitions), ending="")
-            self._say(self.stderr, f"{number_of_flags(len(definitions.versions))}.")
+            self.tell(f"{number_of_flags(len(definitions.versions))}.")
             return
         path = Path(options["file"])
         with _replacing(path) as file:  # first, so that a fetch is not billed for nothing
-            self._say(self.stdout, f"Fetching flag definitions from {gateway.way.host} ...")
+            self.say(f"Fetching flag definitions from {gateway.way.host} ...")
             definitions = _fetch(gateway)
             file.write(_text(definitions))
-        self.stdout.write(
+        self.say(
             f"{path} has {number_of_flags(len(definitions.versions))}. To use it, set "
             f"POSTHOG_FLAG_DEFINITIONS_FILE = {str(path.resolve())!r}."
         )
-
-    def _say(self, output: Any, text: str) -> None:
-        output.write(text, lambda line: line)
-        output.flush()
 
 
 def _demand(settings: conf.Settings) -> None:
@@ -87,21 +83,21 @@ def _demand(settings: conf.Settings) -> None:
 
 def _fetch(gateway: Gateway) -> Definitions:
     deadline = time.monotonic() + FETCH_SECONDS
+    # No cause is shown, not even with --traceback: it may quote the request's address, and a key.
     try:
         fetched = within(FETCH_SECONDS, lambda: gateway.fetch_definitions(None, deadline=deadline))
         return parse_file(fetched.text or "", "PostHog's reply")
-    except TimeoutError as error:
+    except TimeoutError:
         raise CommandError(
             f"Flag definitions cannot be fetched: no answer within {FETCH_SECONDS:g} s. "
             "See `manage.py posthog_check`."
-        ) from error
+        ) from None
     except PostHogError as error:
         hint = error.hint or "See `manage.py posthog_check`."
-        raise CommandError(f"Flag definitions cannot be fetched: {error}. {hint}") from error
+        raise CommandError(f"Flag definitions cannot be fetched: {error}. {hint}") from None
     except DefinitionsError as error:
-        raise CommandError(f"Flag definitions cannot be used: {error}") from error
+        raise CommandError(f"Flag definitions cannot be used: {error} {WRONG_ADDRESS}") from None
     except Exception as error:  # noqa: BLE001  # whatever it is, an operator gets a sentence
-        # The type alone: what else goes wrong in a request may quote its address, and a key.
         raise CommandError(
             f"Flag definitions cannot be fetched: {type(error).__name__}. "
             "See `manage.py posthog_check`."

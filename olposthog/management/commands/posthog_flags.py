@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
 from olposthog import conf, per_process
@@ -17,6 +18,7 @@ from olposthog.definitions import DefinitionsError, read
 from olposthog.features import default_unique_id, evaluate
 from olposthog.identity import Identity
 from olposthog.inspection import InspectedFlag, Inspection, identity_of, inspect
+from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, table
 from olposthog.polling import FETCH_SECONDS
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
@@ -27,11 +29,13 @@ TYPESCRIPT_HEADER = (
     "// Written by `manage.py posthog_flags --typescript`: the flags that browsers may see."
 )
 SERVER = "the server itself"
+PATIENCE_SECONDS = 2.0
+"""A command that waits longer says what for."""
 WIDTH = 100
 """Lines of the table are cut to so many characters."""
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     """Shows flags. Looking is no exposure."""
 
     help = (
@@ -39,7 +43,8 @@ class Command(BaseCommand):
         "browsers see them. Nothing is reported to PostHog as an exposure. Examples: posthog_flags "
         "--user ada; posthog_flags --id 42 --json; posthog_flags --typescript > flags.ts"
     )
-    requires_system_checks = []
+
+    patience_seconds = PATIENCE_SECONDS
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Say whose flags, and in which form."""
@@ -59,27 +64,38 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print them."""
-        if options["typescript"]:
-            if options["json"] or options["user"] is not None or options["id"] is not None:
+        try:
+            if not options["typescript"]:
+                self._show(*_person(options["user"], options["id"]), as_json=options["json"])
+            elif options["json"] or options["user"] is not None or options["id"] is not None:
                 raise CommandError(
                     "--typescript goes with no other option: the keys are the same for everybody."
                 )
-            self._say("Asking for the keys of the flags that browsers may see ...")
-            self.stdout.write(self._typescript())
-        else:
-            self._show(*_person(options["user"], options["id"]), as_json=options["json"])
-        # This may be the process that fetches the fleet's definitions.
-        per_process.current().settle(FETCH_SECONDS)
+            else:
+                self.tell("Asking for the keys of the flags that browsers may see ...")
+                self.stdout.write(self._typescript())
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Finish what the fleet waits for: this may be the process that fetches definitions."""
+        text = f"Finishing what other processes wait for, for {FETCH_SECONDS:g} s at most ..."
+        notice = threading.Timer(self.patience_seconds, self.tell, [text])
+        notice.start()
+        try:
+            per_process.current().settle(FETCH_SECONDS)
+        finally:
+            notice.cancel()
 
     def _show(self, who: str, identity: Identity, *, as_json: bool) -> None:
-        self._say(f"Evaluating the flags of {who}, for Python code and for browsers ...")
+        self.tell(f"Evaluating the flags of {who}, for Python code and for browsers ...")
         inspection = inspect(identity)
         if as_json:
             self.stdout.write(json.dumps(_document(inspection), indent=2))
         else:
-            self.stdout.write("\n".join(_lines(who, inspection)))
+            self.say("\n".join(_lines(who, inspection)))
         for line in _why(inspection.source):
-            self._say(self.style.WARNING(line))
+            self.tell(line, self.style.WARNING)
 
     def _typescript(self) -> str:
         snapshot = evaluate(runtime=Runtime.CLIENT)
@@ -88,13 +104,13 @@ class Command(BaseCommand):
                 " ".join(["The keys that PostHog has are not known now.", *_why(snapshot.source)])
             )
         if snapshot.source is Source.STALE:
-            self._say(self.style.WARNING("These are the last known keys: PostHog cannot be asked."))
+            self.tell("These are the last known keys: PostHog cannot be asked.", self.style.WARNING)
+        if snapshot.source is Source.DISABLED:
+            self.tell(
+                "These are the keys of settings.FEATURES alone: POSTHOG_ENABLED is off.",
+                self.style.WARNING,
+            )
         return _union(sorted(filter(is_visible, _keys(snapshot))))
-
-    def _say(self, text: str) -> None:
-        """Tell the person at the terminal; what is printed stays what was asked for."""
-        self.stderr.write(text, lambda line: line)
-        self.stderr.flush()
 
 
 def _person(username: str | None, distinct_id: str | None) -> tuple[str, Identity]:
@@ -193,12 +209,14 @@ def _why(source: Source) -> Iterator[str]:
         yield "POSTHOG_ENABLED is off: settings.FEATURES answers."
     elif source in (Source.FALLBACK, Source.STALE):
         values = "settings.FEATURES" if source is Source.FALLBACK else "the last known values"
-        yield f"PostHog could not be asked: {values} answered."
         if settings.problems:
+            yield f"PostHog was not asked, for a setting cannot be used: {values} answered."
             yield from (f"{problem.message} {problem.hint}" for problem in settings.problems)
         elif settings.offline:
+            yield f"The definitions file could not be used: {values} answered."
             yield from _fault_of_file(settings.definitions_file)
         else:
+            yield f"PostHog could not be asked: {values} answered."
             state = per_process.current().breaker.state
             if state is not State.CLOSED:
                 yield f"Its circuit is {state}: see `manage.py posthog_status`."

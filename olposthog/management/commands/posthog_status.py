@@ -8,17 +8,21 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 
 from olposthog import conf
+from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, number_of_flags, table
 from olposthog.status import (
+    NO_CACHE,
+    NOT_ASKED,
     CacheStatus,
     DefinitionsStatus,
     Health,
     SettingInForce,
     Status,
+    how_long,
     in_words,
     status,
 )
@@ -28,7 +32,7 @@ OF_ONE_PROCESS = ("LocMemCache", "DummyCache")
 """Cache backends that share nothing: a command sees its own, which is empty."""
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     """Shows the status. Neither asks PostHog nor writes anything."""
 
     help = (
@@ -37,7 +41,6 @@ class Command(BaseCommand):
         "with 1 when flags are degraded, and with 2 when a setting cannot be used. For alerts, not "
         "for liveness probes. Examples: posthog_status; posthog_status --json"
     )
-    requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Say in which form."""
@@ -49,7 +52,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(asdict(found), indent=2, cls=DjangoJSONEncoder))
         else:
-            self.stdout.write("\n".join(_lines(found)))
+            self.say("\n".join(_lines(found)))
         if EXIT_CODES[found.health]:
             raise CommandError(found.headline, returncode=EXIT_CODES[found.health])
 
@@ -86,13 +89,13 @@ def _circuit(found: Status) -> str:
         never = "" if found.circuit.changed_at else ", and never known to have been open"
         return f"{found.circuit}{never}"
     if not conf.current().asks_posthog:
-        return "none: PostHog is not asked"
+        return NOT_ASKED
     return "each process has its own" if found.shared_cache is None else "not known"
 
 
 def _cache(cache: CacheStatus | None) -> str:
     if cache is None:
-        return "none is used"
+        return NO_CACHE
     backend = cache.backend.rpartition(".")[2]
     took = milliseconds(cache.seconds)
     outcome = f"answers in {took}" if cache.reachable else f"fails after {took} ({cache.failure})"
@@ -112,14 +115,14 @@ def _definitions(definitions: DefinitionsStatus | None) -> str:
         parts.append(number_of_flags(definitions.flags))
     if definitions.changed_at:
         since = f"from {in_words(definitions.changed_at)}"
-        parts.append(f"{since} ({_age(definitions.changed_at)} s old)")
+        parts.append(f"{since} ({_age(definitions.changed_at)} old)")
     if definitions.confirmed_at:
-        parts.append(f"confirmed {_age(definitions.confirmed_at)} s ago")
+        parts.append(f"confirmed {_age(definitions.confirmed_at)} ago")
     if definitions.failure:
         parts.append(definitions.failure)
     return ", ".join(parts)
 
 
-def _age(moment: datetime) -> int:
-    """Return how many seconds ago a moment was; another machine's clock may be ahead of ours."""
-    return max(0, round((datetime.now(UTC) - moment).total_seconds()))
+def _age(moment: datetime) -> str:
+    """Return how long ago a moment was; another machine's clock may be ahead of ours."""
+    return how_long(max(0, (datetime.now(UTC) - moment).total_seconds()))

@@ -17,6 +17,7 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "people",
                 "permissions": (("clear_flags", "Can clear a person's cached flags"),),
                 "managed": False,
+                "base_manager_name": "objects",
                 "default_permissions": ("view",),
             },
         ),
