@@ -920,6 +920,8 @@ def test_cache_comes_back(
     cache.refuses = False
     clock.now += REST_SECONDS
     for one in fleet:
+        one.look()  # has a thread find out whether the cache answers
+        until(lambda one=one: not one.shared.is_away)  # type: ignore[misc]  # bound at once
         one.look()
     posthog.clear()
     define(posthog, "b")
