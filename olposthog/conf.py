@@ -7,23 +7,19 @@ until it is mended, because half a configuration is no base for a decision.
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.core.signals import setting_changed
-from django.utils.module_loading import import_string
 
-from . import overrides
+from . import overrides, rules
+from .rules import Refused
 
 DEFAULT_CACHE_ALIAS = "durable"
-LARGEST = 10**9
-"""No number of seconds or entries is larger: about 30 years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,157 +33,6 @@ class Problem:
     """Whether it is required and not there, rather than there and not usable."""
 
 
-class _Refused(ValueError):
-    """A rule's verdict: what the value should have been, and the fix."""
-
-    def __init__(self, expected: str, hint: str) -> None:
-        super().__init__(expected)
-        self.expected = expected
-        self.hint = hint
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        text = " Text from the environment is always true." if isinstance(value, str) else ""
-        raise _Refused("True or False", f"Set True or False.{text}")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _Refused("text", "Set a str.")
-    return value.strip()
-
-
-def _project_key(value: Any) -> str:
-    text = _text(value)
-    if text.startswith(("phx_", "phs_")):
-        raise _Refused("a project's key", "Set the one that begins with phc_; browsers may see it.")
-    return text
-
-
-def _url(value: Any) -> str:
-    text = _text(value).rstrip("/")
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if text and not usable:
-        raise _Refused("an http(s) address", 'Set for example "https://us.i.posthog.com".')
-    return text
-
-
-def _number(minimum: float, *, above: bool = False) -> Callable[[Any], float]:
-    """Judge finite numbers of at least `minimum`, or with `above` greater than it."""
-    expected = f"a number {'greater than' if above else 'of at least'} {minimum:g}"
-
-    def judge(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _Refused(expected, "Set a number, not text.")
-        if not minimum <= value <= LARGEST or (above and value == minimum):
-            raise _Refused(expected, f"Set {expected}, and of at most {LARGEST:g}.")
-        return value
-
-    return judge
-
-
-def _whole_number(minimum: int) -> Callable[[Any], int]:
-    expected = f"a whole number of at least {minimum}"
-
-    def judge(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _Refused(expected, f"Set {expected}, as an int.")
-        if not minimum <= value <= LARGEST:
-            raise _Refused(expected, f"Set {expected}, as an int.")
-        return value
-
-    return judge
-
-
-def _alias(value: Any) -> str:
-    if not isinstance(value, str) or value not in django_settings.CACHES:
-        known = ", ".join(sorted(django_settings.CACHES))
-        raise _Refused("an alias of CACHES", f"Add it to CACHES, or name one of: {known}.")
-    return value
-
-
-def _path(value: Any) -> str:
-    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    try:
-        usable = isinstance(path, str) and b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:
-        usable = False
-    if not isinstance(path, str) or not usable:
-        raise _Refused("a path", "Set a str or a pathlib.Path.")
-    return path
-
-
-def _features(value: Any) -> Mapping[str, bool | str]:
-    if not isinstance(value, Mapping):
-        raise _Refused("a dict with flag keys", 'Set for example {"new-nav": True}.')
-    for key in value:
-        if not isinstance(key, str):
-            raise _Refused("a dict with flag keys", f"The key {key!r} must be text.")
-    for key, fallback in value.items():
-        if not isinstance(fallback, bool | int | str | None):
-            raise _Refused(
-                "a dict of on/off values or variants",
-                f"Set FEATURES[{key!r}] to True, False or the name of a variant.",
-            )
-    return {
-        key: fallback if isinstance(fallback, str) else bool(fallback)
-        for key, fallback in value.items()
-        if fallback is not None
-    }
-
-
-def _patterns(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise _Refused("a list of flag keys or globs", 'Set for example ["new-nav", "web-*"].')
-    return tuple(value)
-
-
-SERVERS_OWN = frozenset({"user_id", "environment", "distinct_id"})
-"""Person properties that only the server sets."""
-RESERVED_CONTEXT = frozenset({"targetingKey", *SERVERS_OWN})
-"""What of a client's context can be no person property: the client's id, and the server's word."""
-
-
-def _property_names(value: Any) -> tuple[str, ...]:
-    expected = "a list of names of person properties"
-    if not isinstance(value, list | tuple) or not all(
-        isinstance(item, str) and item for item in value
-    ):
-        raise _Refused(expected, 'Set for example ["plan", "locale"].')
-    for name in value:
-        if name in RESERVED_CONTEXT:
-            raise _Refused(expected, f"Leave out {name!r}: no client may say that of itself.")
-    return tuple(value)
-
-
-def _dotted_path(value: Any) -> Callable[..., Any]:
-    expected = "the dotted path of a callable (request) -> Identity"
-    if not isinstance(value, str):
-        raise _Refused(expected, 'Name it as text, for example "shop.flags.identity".')
-    try:
-        found = import_string(value)
-    except Exception as error:  # the module is the site's, and may raise anything
-        raise _Refused(expected, f"It cannot be imported: {error!r}.") from error
-    if not callable(found):
-        raise _Refused(expected, "What it names cannot be called.")
-    return found  # type: ignore[no-any-return]  # import_string is untyped
-
-
-_COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-
-
-def _cookie(value: Any) -> str:
-    if not isinstance(value, str) or not _COOKIE_NAME.fullmatch(value):
-        raise _Refused("a cookie's name, or None", "Use letters, digits, '-' and '_' only.")
-    return value
-
-
 def _setting(name: str, judge: Callable[[Any], Any], default: Any, *, secret: bool = False) -> Any:
     metadata = {"name": name, "judge": judge, "secret": secret}
     if isinstance(default, dict):
@@ -199,45 +44,49 @@ def _setting(name: str, judge: Callable[[Any], Any], default: Any, *, secret: bo
 class Settings:
     """What the site configured, typed; every field may be left out of the site's settings."""
 
-    enabled: bool = _setting("POSTHOG_ENABLED", _boolean, False)
-    project_api_key: str = _setting("POSTHOG_PROJECT_API_KEY", _project_key, "", secret=True)
-    personal_api_key: str = _setting("POSTHOG_PERSONAL_API_KEY", _text, "", secret=True)
-    api_host: str = _setting("POSTHOG_API_HOST", _url, "")
+    enabled: bool = _setting("POSTHOG_ENABLED", rules.boolean, False)
+    project_api_key: str = _setting("POSTHOG_PROJECT_API_KEY", rules.project_key, "", secret=True)
+    personal_api_key: str = _setting("POSTHOG_PERSONAL_API_KEY", rules.any_text, "", secret=True)
+    api_host: str = _setting("POSTHOG_API_HOST", rules.url, "")
     request_timeout_ms: float = _setting(
-        "POSTHOG_FEATURE_FLAG_REQUEST_TIMEOUT_MS", _number(0, above=True), 3000
+        "POSTHOG_FEATURE_FLAG_REQUEST_TIMEOUT_MS", rules.number(0, above=True), 3000
     )
-    max_retries: int = _setting("POSTHOG_MAX_RETRIES", _whole_number(0), 3)
-    poll_interval_seconds: float = _setting("POSTHOG_POLL_INTERVAL", _number(0, above=True), 300)
+    max_retries: int = _setting("POSTHOG_MAX_RETRIES", rules.whole_number(0), 3)
+    poll_interval_seconds: float = _setting(
+        "POSTHOG_POLL_INTERVAL", rules.number(0, above=True), 300
+    )
     trip_threshold_seconds: float = _setting(
-        "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS", _number(0, above=True), 6
+        "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS", rules.number(0, above=True), 6
     )
     cooldown_seconds: float = _setting(
-        "POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS", _number(0, above=True), 60
+        "POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS", rules.number(0, above=True), 60
     )
     failure_threshold: int = _setting(
-        "POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD", _whole_number(1), 5
+        "POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD", rules.whole_number(1), 5
     )
-    cache_alias: str | None = _setting("POSTHOG_CACHE_ALIAS", _alias, None)
-    local_cache_seconds: float = _setting("POSTHOG_LOCAL_CACHE_SECONDS", _number(0), 5)
+    cache_alias: str | None = _setting("POSTHOG_CACHE_ALIAS", rules.alias, None)
+    local_cache_seconds: float = _setting("POSTHOG_LOCAL_CACHE_SECONDS", rules.number(0), 5)
     local_cache_max_entries: int = _setting(
-        "POSTHOG_LOCAL_CACHE_MAX_ENTRIES", _whole_number(1), 1000
+        "POSTHOG_LOCAL_CACHE_MAX_ENTRIES", rules.whole_number(1), 1000
     )
-    stale_if_error_seconds: float = _setting("POSTHOG_STALE_IF_ERROR_SECONDS", _number(0), 0)
+    stale_if_error_seconds: float = _setting("POSTHOG_STALE_IF_ERROR_SECONDS", rules.number(0), 0)
     stale_while_revalidate_seconds: float = _setting(
-        "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS", _number(0), 0
+        "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS", rules.number(0), 0
     )
-    definitions_file: str = _setting("POSTHOG_FLAG_DEFINITIONS_FILE", _path, "")
-    send_events: bool = _setting("POSTHOG_SEND_FEATURE_FLAG_EVENTS", _boolean, True)
-    identity: Callable[..., Any] | None = _setting("POSTHOG_API_IDENTITY", _dotted_path, None)  # noqa: RUF009  # makes a field
-    browser_flags: tuple[str, ...] = _setting("POSTHOG_API_FLAGS", _patterns, ("*",))
-    anonymous_cookie: str | None = _setting("POSTHOG_API_ANONYMOUS_COOKIE", _cookie, "olposthog_id")
-    trust_browser_id: bool = _setting("POSTHOG_API_TRUST_BROWSER_ID", _boolean, False)
+    definitions_file: str = _setting("POSTHOG_FLAG_DEFINITIONS_FILE", rules.file_path, "")
+    send_events: bool = _setting("POSTHOG_SEND_FEATURE_FLAG_EVENTS", rules.boolean, True)
+    identity: Callable[..., Any] | None = _setting("POSTHOG_API_IDENTITY", rules.dotted_path, None)  # noqa: RUF009  # makes a field
+    browser_flags: tuple[str, ...] = _setting("POSTHOG_API_FLAGS", rules.patterns, ("*",))
+    anonymous_cookie: str | None = _setting(
+        "POSTHOG_API_ANONYMOUS_COOKIE", rules.cookie, "olposthog_id"
+    )
+    trust_browser_id: bool = _setting("POSTHOG_API_TRUST_BROWSER_ID", rules.boolean, False)
     context_properties: tuple[str, ...] = _setting(
-        "POSTHOG_API_CONTEXT_PROPERTIES", _property_names, ()
+        "POSTHOG_API_CONTEXT_PROPERTIES", rules.property_names, ()
     )
-    hostname: str = _setting("HOSTNAME", _text, "")
-    environment: str = _setting("ENVIRONMENT", _text, "")
-    features: Mapping[str, bool | str] = _setting("FEATURES", _features, {})  # a field
+    hostname: str = _setting("HOSTNAME", rules.any_text, "")
+    environment: str = _setting("ENVIRONMENT", rules.any_text, "")
+    features: Mapping[str, bool | str] = _setting("FEATURES", rules.features, {})  # a field
     problems: tuple[Problem, ...] = ()
     isolated: bool = False
     """Whether nothing may leave the process: a test runs, and did not ask for PostHog."""
@@ -287,7 +136,7 @@ def _load() -> Settings:
             continue
         try:
             values[spec.name] = spec.metadata["judge"](raw)
-        except _Refused as verdict:
+        except Refused as verdict:
             if spec.name == "enabled":
                 values[spec.name] = True  # so that the log says what is wrong
             quoted = (

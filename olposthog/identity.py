@@ -19,6 +19,7 @@ from django.db import models
 from django.utils.cache import patch_cache_control, patch_vary_headers
 
 from . import conf
+from .rules import SERVERS_OWN
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -71,7 +72,7 @@ class Identity:
 
     def claiming(self, properties: Mapping[str, Any]) -> Identity:
         """Return the identity with what its client claims, as far as it does not say so itself."""
-        known = {name: value for name, value in properties.items() if name not in conf.SERVERS_OWN}
+        known = {name: value for name, value in properties.items() if name not in SERVERS_OWN}
         return replace(self, person_properties={**known, **(self.person_properties or {})})
 
     def fixed(self, context: str) -> Identity:
