@@ -46,6 +46,7 @@ class Identity:
     `person_properties` are merged over the default ones; `groups` maps a group type to a group
     key, and `group_properties` a group type to that group's properties. All must be JSON values,
     dates or UUIDs. `anonymous` says that no one logged in: PostHog then keeps no person profile.
+    `device_id` is the id that device-bucketed flags are decided by.
     """
 
     distinct_id: str
@@ -53,6 +54,7 @@ class Identity:
     groups: Mapping[str, str | int] | None = None
     group_properties: Mapping[str, Mapping[str, Any]] | None = None
     anonymous: bool = False
+    device_id: str | None = None
 
     @property
     def context(self) -> str:

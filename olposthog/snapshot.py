@@ -54,6 +54,18 @@ class Decision:
     """PostHog's reason in words."""
     id: int | None = None
     version: int | None = None
+    config_version: int = 1
+    """The version of PostHog's configuration format that the flag is written in."""
+    rule_type: str | None = None
+    """Config version 2: the kind of the rule that decided, such as `experiment`."""
+    rule_id: str | None = None
+    """Config version 2: the rule's UUID."""
+    variant_key: str | None = None
+    """Config version 2: the experiment arm. Several arms may have the same value."""
+    has_experiment: bool | None = None
+    """Whether an experiment uses the flag; None if PostHog did not tell."""
+    minimal_event: bool = False
+    """Whether PostHog asked for minimised `$feature_flag_called` events with this decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,12 @@ class Evaluation:
                     "description": one.description,
                     "id": one.id,
                     "version": one.version,
+                    "config_version": one.config_version,
+                    "rule_type": one.rule_type,
+                    "rule_id": one.rule_id,
+                    "variant_key": one.variant_key,
+                    "has_experiment": one.has_experiment,
+                    "minimal_event": one.minimal_event,
                 }
                 for key, one in self.decisions.items()
             },
@@ -141,6 +159,11 @@ class FlagSnapshot:
     """PostHog's decisions behind it, with ids and versions; None where FEATURES answered."""
     groups: Mapping[str, str] = field(default_factory=dict, repr=False)
     anonymous: bool = False
+    undecided: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Why the definitions cannot decide a flag for this person, by flag key.
+
+    Empty without definitions. PostHog decides these flags, if it can be asked.
+    """
     reported: set[str] = field(default_factory=set, repr=False)
     """The keys whose exposure need not be looked at again; kept by `olposthog.exposures`."""
 
