@@ -21,14 +21,14 @@ from typing import Any, TypeVar
 from django.db import close_old_connections
 
 from . import conf, overrides
+from ._local import DefinitionsFile, LocalEvaluation, LocalEvaluator
 from .breaker import Breaker, State
 from .cache import FIRST_READ, READ_SECONDS, ProcessCache, SharedCache
 from .counters import Tally
-from .definitions import DefinitionsFile
 from .entries import Entries, Found, control_prefix
 from .exposures import Exposures
 from .flight import Flights, Saturated, Workers
-from .gateway import Gateway, LocalEvaluation, LocalEvaluator
+from .gateway import Gateway
 from .identity import Identity, plain
 from .ledger import CacheLedger
 from .polling import DefinitionsPoll
@@ -166,7 +166,7 @@ class Evaluator:
         else:
             local = self._safely(lambda: self._decide_locally(query))
             if local is not None and not (self.poll and local.undecided):
-                snapshot = self._answer(local.evaluation, Source.LOCAL, query)
+                snapshot = self._answer(local.evaluation, Source.LOCAL, query, local)
             elif not self.settings.asks_posthog:
                 snapshot = self._answer(None, Source.FALLBACK, query)
             else:
@@ -214,9 +214,8 @@ class Evaluator:
         landed = self.recent.get(query.key)
         if landed is not None:  # just now
             return landed
-        snapshot = self._do_without(
-            query, self._entries.own(self._question(query)), self._decided(query)
-        )
+        local = self._safely(lambda: self._decide_locally(query))
+        snapshot = self._do_without(query, self._entries.own(self._question(query)), local)
         self.recent.put(query.key, snapshot, self.recent.generation)
         return snapshot
 
@@ -257,8 +256,7 @@ class Evaluator:
             self.poll.after_first_look((deadline - now) / 4)
         local = self._decide_locally(query)
         if local is not None and not local.undecided:
-            return self._answer(local.evaluation, Source.LOCAL, query)
-        decided = local.evaluation if local else None
+            return self._answer(local.evaluation, Source.LOCAL, query, local)
         # A cache that hangs may have cost half of the time, and leaves the other half to PostHog.
         found = self._entries.read(
             self._question(query), query.identity.distinct_id, halfway - self._clock()
@@ -269,16 +267,16 @@ class Evaluator:
         if known is not None:
             overdue = self._entries.overdue(known)
             if overdue < 0:
-                return self._answer(known, Source.POSTHOG, query, decided)
+                return self._answer(known, Source.POSTHOG, query, local)
             if overdue < self.settings.stale_while_revalidate_seconds:
                 self._refresh(query, found, known, generation)
                 can_ask = self.breaker.state is State.CLOSED
                 source = Source.POSTHOG if can_ask else Source.STALE
-                return self._answer(known, source, query, decided)
+                return self._answer(known, source, query, local)
         evaluation = self._ask(query, found, deadline)
         if evaluation is None:
-            return self._do_without(query, known, decided)
-        return self._answer(evaluation, Source.POSTHOG, query, decided)
+            return self._do_without(query, known, local)
+        return self._answer(evaluation, Source.POSTHOG, query, local)
 
     def _ask(self, query: Query, found: Found, deadline: float) -> Evaluation | None:
         """Ask PostHog, and keep what it says for everyone."""
@@ -301,7 +299,8 @@ class Evaluator:
                 return
             evaluation = self._ask(query, found, self._clock() + self._flight_seconds)
             if evaluation is not None:
-                fresh = self._answer(evaluation, Source.POSTHOG, query, self._decided(query))
+                local = self._decide_locally(query)
+                fresh = self._answer(evaluation, Source.POSTHOG, query, local)
                 self.recent.put(query.key, fresh, generation)
 
         try:
@@ -310,15 +309,15 @@ class Evaluator:
             log.debug("Too many refreshes wait; one is left to a later check.")
 
     def _do_without(
-        self, query: Query, known: Evaluation | None, decided: Evaluation | None
+        self, query: Query, known: Evaluation | None, local: LocalEvaluation | None
     ) -> FlagSnapshot:
         """Answer while PostHog cannot be asked: the last known values where allowed."""
         if known is not None:
             overdue = self._entries.overdue(known)
             if overdue < self._entries.stale_seconds:
                 source = Source.POSTHOG if overdue < 0 else Source.STALE
-                return self._answer(known, source, query, decided)
-        return self._answer(decided, Source.FALLBACK, query)
+                return self._answer(known, source, query, local)
+        return self._answer(local.evaluation if local else None, Source.FALLBACK, query, local)
 
     def observe_breaker(self) -> bool:
         """Have `breaker` see the fleet's state, and write nothing; False if that cannot be read."""
@@ -338,7 +337,7 @@ class Evaluator:
         if evaluator is None:
             return set()
         definitions = evaluator.definitions
-        return {key for key in definitions.runtimes if definitions.suits(key, runtime)}
+        return {key for key in definitions.flags if definitions.suits(key, runtime)}
 
     def _evaluator(self) -> LocalEvaluator | None:
         source = self.file or self.poll
@@ -350,10 +349,6 @@ class Evaluator:
             return None
         properties = self._person_properties(query.identity)
         return evaluator.evaluate(query.identity, properties, query.runtime)
-
-    def _decided(self, query: Query) -> Evaluation | None:
-        local = self._safely(lambda: self._decide_locally(query))
-        return local.evaluation if local else None
 
     def _question(self, query: Query) -> str:
         return query.to_text(self.settings.environment)
@@ -369,7 +364,7 @@ class Evaluator:
         evaluation: Evaluation | None,
         source: Source,
         query: Query,
-        decided: Evaluation | None = None,
+        local: LocalEvaluation | None = None,
     ) -> FlagSnapshot:
         ANSWERS.count(source)
         evaluator = self._evaluator()
@@ -380,7 +375,7 @@ class Evaluator:
 
         if evaluation and definitions:
             # What PostHog said before may be older than what they say.
-            evaluation = evaluation.with_local(decided).only(is_kept)
+            evaluation = evaluation.with_local(local.evaluation if local else None).only(is_kept)
         snapshot = answer(
             evaluation,
             {key: value for key, value in self.settings.features.items() if is_kept(key)},
@@ -390,6 +385,7 @@ class Evaluator:
             runtime=query.runtime,
             groups={name: str(group) for name, group in (query.identity.groups or {}).items()},
             anonymous=query.identity.anonymous,
+            undecided=local.undecided if local else {},
         )
         return overrides.apply(snapshot, is_kept)
 

@@ -19,9 +19,9 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from ._local import Definitions, DefinitionsError, parse
 from .cache import READ_SECONDS, SharedCache
 from .counters import Tally
-from .definitions import Definitions, DefinitionsError, parse
 from .flight import Saturated, Workers
 from .protocol import PostHogError
 
@@ -240,7 +240,13 @@ class DefinitionsPoll(Generic[T]):
             return False
         self._loaded = self._make(definitions)
         self._text, self._loaded_digest = text, _digest(text)
-        self._loaded_flags = len(definitions.versions)
+        self._loaded_flags = len(definitions.flags)
+        if definitions.faults:
+            log.warning(
+                "PostHog's flag definitions have malformed parts. The flags concerned are "
+                "undecided, the others take effect: %s",
+                definitions.summary_of_faults,
+            )
         return True
 
     def _is_our_turn(self) -> bool:

@@ -9,6 +9,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from .undecided import Undecided
+
 JSON: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
 """What a payload may be."""
 
@@ -159,10 +161,10 @@ class FlagSnapshot:
     """PostHog's decisions behind it, with ids and versions; None where FEATURES answered."""
     groups: Mapping[str, str] = field(default_factory=dict, repr=False)
     anonymous: bool = False
-    undecided: Mapping[str, str] = field(default_factory=dict, repr=False)
+    undecided: Mapping[str, Undecided] = field(default_factory=dict, repr=False)
     """Why the definitions cannot decide a flag for this person, by flag key.
 
-    Empty without definitions. PostHog decides these flags, if it can be asked.
+    Empty without definitions. These flags have PostHog's value, if there is one.
     """
     reported: set[str] = field(default_factory=set, repr=False)
     """The keys whose exposure need not be looked at again; kept by `olposthog.exposures`."""
@@ -178,6 +180,7 @@ def answer(
     runtime: Runtime,
     groups: Mapping[str, str],
     anonymous: bool,
+    undecided: Mapping[str, Undecided],
 ) -> FlagSnapshot:
     """Overlay the fallback values with PostHog's decisions. An explicit off beats the fallback."""
     decisions = evaluation.decisions if evaluation else {}
@@ -196,4 +199,5 @@ def answer(
         evaluation=evaluation,
         groups=groups,
         anonymous=anonymous,
+        undecided=MappingProxyType(dict(undecided)),
     )

@@ -16,8 +16,8 @@ from typing import Any
 from django.conf import settings as django_settings
 
 from . import conf, per_process
+from ._local import DefinitionsError, read
 from .breaker import Breaker, State
-from .definitions import DefinitionsError, read
 from .evaluation import Evaluator
 from .polling import FETCH_SECONDS, Head
 from .snapshot import JSON
@@ -184,7 +184,7 @@ def _file(path: str) -> DefinitionsStatus:
     changed_at, flags, failure = None, None, ""
     try:
         changed_at = _moment(Path(path).stat().st_mtime)
-        flags = len(read(path).versions)
+        flags = len(read(path).flags)
     except DefinitionsError as error:
         failure = str(error)
     except OSError as error:

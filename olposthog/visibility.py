@@ -12,7 +12,7 @@ from . import conf
 from .snapshot import FlagSnapshot, Runtime
 
 if TYPE_CHECKING:
-    from .definitions import Definitions
+    from ._local import Definitions
 
 INTERNAL_PREFIXES = ("survey-targeting-", "product-tour-targeting-")
 """Flags that PostHog makes for its own use."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from olposthog.definitions import Definitions
+from olposthog._local import Definitions
 from olposthog.gateway import Fetched
 from olposthog.polling import FETCH_SECONDS, LOOK_SECONDS, DefinitionsPoll, Head
 from olposthog.protocol import PostHogError
@@ -227,7 +227,7 @@ class World:
             assert loaded is not None, "good definitions were lost"
         if loaded is None:
             return
-        version = loaded.data["version"]
+        version = loaded.document["version"]
         if not self.odds.dropped_write and not self.losses and not self.cuts:
             assert version >= member.version, "older definitions came back"
         member.version = version

@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 
 from olposthog import conf
-from olposthog.definitions import DefinitionsError, read
+from olposthog._local import DefinitionsError, read_strictly
 
 from . import ids
 
@@ -38,7 +38,7 @@ def _definitions_file(settings: conf.Settings) -> Iterator[CheckMessage]:
     if not (settings.enabled and settings.offline):
         return
     try:
-        read(settings.definitions_file)
+        read_strictly(settings.definitions_file)
     except DefinitionsError as error:
         yield Error(
             f"POSTHOG_FLAG_DEFINITIONS_FILE cannot be used: {error}",

@@ -3,15 +3,15 @@
 from .connection import Way
 from .events import capture, client, install_client
 from .http import Fetched, Gateway
-from .local import LocalEvaluation, LocalEvaluator
+from .matching import matches, unsupported
 
 __all__ = [
     "Fetched",
     "Gateway",
-    "LocalEvaluation",
-    "LocalEvaluator",
     "Way",
     "capture",
     "client",
     "install_client",
+    "matches",
+    "unsupported",
 ]

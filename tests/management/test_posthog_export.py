@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_django import Settings
@@ -161,13 +162,8 @@ def leaves_all_as_it_was(target: Path) -> bool:
         (Status(500), "HTTP 500. See `manage.py posthog_check`."),
         (Html(), "PostHog's reply is not JSON"),
         (Body(b"{}"), 'must be a JSON object with a list under "flags"'),
-        (Body(json.dumps({"flags": [flag("a"), flag("a")]}).encode()), "a was there before"),
-        (
-            Body(json.dumps({"flags": [flag("a", evaluation_runtime="edge")]}).encode()),
-            '"evaluation_runtime" of a',
-        ),
     ],
-    ids=["refused", "key", "500", "html", "no flags", "twice", "runtime"],
+    ids=["refused", "key", "500", "html", "no flags"],
 )
 def test_failure_leaves_the_older_file(
     keyed: PostHogServer, target: Path, fault: Fault, message: str
@@ -180,6 +176,27 @@ def test_failure_leaves_the_older_file(
     assert found.code == 1
     assert message in found.err
     assert leaves_all_as_it_was(target)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ({"key": "odd", "active": True, "filters": None}, "flags[1], 'odd': \"filters\" must be"),
+        (flag("even"), "flags[1], 'even': its key was there before"),
+        (flag("odd", evaluation_runtime="edge"), "flags[1], 'odd': \"evaluation_runtime\" must be"),
+    ],
+    ids=["filters", "twice", "runtime"],
+)
+def test_malformed_flag_is_exported_with_a_warning(
+    keyed: PostHogServer, target: Path, odd: dict[str, Any], message: str
+) -> None:
+    """One odd flag does not keep the others from the file, and the command names it."""
+    keyed.definitions = {"flags": [flag("even"), odd]}
+    found = run(COMMAND, str(target))
+
+    assert found.code == 0
+    assert json.loads(target.read_text())["flags"] == [flag("even"), odd]
+    assert message in found.err
 
 
 def test_reply_that_does_not_come(keyed: PostHogServer, target: Path, settings: Settings) -> None:

@@ -15,8 +15,8 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf, per_process
+from olposthog._local import DefinitionsError, parse, read
 from olposthog.cache import FIRST_READ, READ_SECONDS, SharedCache
-from olposthog.definitions import DefinitionsError, parse, read
 from olposthog.flight import within
 from olposthog.gateway import Gateway, Way
 from olposthog.identity import Identity
@@ -87,7 +87,7 @@ class Command(OperatorCommand):
             f"definitions file {path}",
             READ_SECONDS * 10,
             lambda: read(path),
-            say=lambda found: number_of_flags(len(found.versions)),
+            say=lambda found: number_of_flags(len(found.flags)),
             hint="Mend it, or write another with `manage.py posthog_export`.",
         )
         self.say(
@@ -251,7 +251,7 @@ def _fetch_definitions(gateway: Gateway) -> tuple[int, int]:
     """Return how many flags were defined, in how many bytes."""
     deadline = time.monotonic() + FETCH_SECONDS
     text = gateway.fetch_definitions(None, deadline=deadline).text or ""
-    return len(parse(text, "PostHog's reply").versions), len(text.encode(errors="replace"))
+    return len(parse(text, "PostHog's reply").flags), len(text.encode(errors="replace"))
 
 
 def _cause(error: Exception, seconds: float) -> str:

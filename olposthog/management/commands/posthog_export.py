@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf
-from olposthog.definitions import Definitions, DefinitionsError, parse_file
+from olposthog._local import Definitions, DefinitionsError, parse
 from olposthog.flight import within
 from olposthog.gateway import Gateway
 from olposthog.management.base import OperatorCommand
@@ -52,7 +52,8 @@ class Command(OperatorCommand):
             self.tell(f"Fetching flag definitions from {gateway.way.host} ...")
             definitions = _fetch(gateway)
             self.stdout.write(_text(definitions), ending="")
-            self.tell(f"{number_of_flags(len(definitions.versions))}.")
+            self.tell(f"{number_of_flags(len(definitions.flags))}.")
+            self._warn_of_faults(definitions)
             return
         path = Path(options["file"])
         with _replacing(path) as file:  # first, so that a fetch is not billed for nothing
@@ -60,9 +61,18 @@ class Command(OperatorCommand):
             definitions = _fetch(gateway)
             file.write(_text(definitions))
         self.say(
-            f"{path} has {number_of_flags(len(definitions.versions))}. To use it, set "
+            f"{path} has {number_of_flags(len(definitions.flags))}. To use it, set "
             f"POSTHOG_FLAG_DEFINITIONS_FILE = {str(path.resolve())!r}."
         )
+        self._warn_of_faults(definitions)
+
+    def _warn_of_faults(self, definitions: Definitions) -> None:
+        if definitions.faults:
+            self.tell(
+                "Parts of PostHog's definitions are malformed. They are exported as they are, and "
+                f"the flags concerned are undecided: {definitions.summary_of_faults}.",
+                self.style.WARNING,
+            )
 
 
 def _demand(settings: conf.Settings) -> None:
@@ -86,7 +96,7 @@ def _fetch(gateway: Gateway) -> Definitions:
     # No cause is shown, not even with --traceback: it may quote the request's address, and a key.
     try:
         fetched = within(FETCH_SECONDS, lambda: gateway.fetch_definitions(None, deadline=deadline))
-        return parse_file(fetched.text or "", "PostHog's reply")
+        return parse(fetched.text or "", "PostHog's reply")
     except TimeoutError:
         raise CommandError(
             f"Flag definitions cannot be fetched: no answer within {FETCH_SECONDS:g} s. "
@@ -105,7 +115,7 @@ def _fetch(gateway: Gateway) -> Definitions:
 
 
 def _text(definitions: Definitions) -> str:
-    return json.dumps(definitions.data, indent=2) + "\n"
+    return json.dumps(definitions.document, indent=2) + "\n"
 
 
 @contextmanager

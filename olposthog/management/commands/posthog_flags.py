@@ -13,8 +13,8 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
 from olposthog import conf, per_process
+from olposthog._local import DefinitionsError, read
 from olposthog.breaker import State
-from olposthog.definitions import DefinitionsError, read
 from olposthog.features import default_unique_id, evaluate
 from olposthog.identity import Identity
 from olposthog.inspection import InspectedFlag, Inspection, identity_of, inspect

@@ -1,0 +1,17 @@
+"""Local evaluation: flag definitions in the process, and what they decide without any I/O."""
+
+from .definitions import Definitions, DefinitionsError, parse, parse_strictly
+from .evaluator import LocalEvaluation, LocalEvaluator
+from .file import DefinitionsFile, read, read_strictly
+
+__all__ = [
+    "Definitions",
+    "DefinitionsError",
+    "DefinitionsFile",
+    "LocalEvaluation",
+    "LocalEvaluator",
+    "parse",
+    "parse_strictly",
+    "read",
+    "read_strictly",
+]

@@ -1,0 +1,105 @@
+"""Evaluates one version of the definitions for a person, without any I/O."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from olposthog.identity import Identity, plain
+from olposthog.protocol import decoded
+from olposthog.snapshot import LOCAL_REASON, Decision, Evaluation, Runtime
+from olposthog.undecided import Undecided, UndecidedReason
+
+from .compiler import Compiler
+from .context import Context
+from .definitions import Definitions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEvaluation:
+    """What definitions alone decide."""
+
+    evaluation: Evaluation
+    undecided: Mapping[str, Undecided]
+    """The flags of the runtime that only PostHog can decide, each with the reason."""
+
+
+class LocalEvaluator:
+    """One version of the definitions, compiled."""
+
+    def __init__(self, definitions: Definitions, wall: Callable[[], float] = time.time) -> None:
+        self.definitions = definitions
+        self._wall = wall
+        compiler = Compiler(definitions, self)
+        self._compiled = compiler.compiled
+        self.undecidable: Mapping[str, Undecided] = compiler.undecidable
+        """The flags that nobody's evaluation can decide locally, each with the reason."""
+
+    def evaluate(
+        self, identity: Identity, person_properties: Mapping[str, Any], runtime: Runtime
+    ) -> LocalEvaluation:
+        """Return what the definitions decide for a person in a runtime."""
+        context = Context.of(
+            identity.distinct_id,
+            identity.device_id,
+            person_properties,
+            plain(identity.groups),
+            plain(identity.group_properties),
+        )
+        decisions: dict[str, Decision] = {}
+        undecided: dict[str, Undecided] = {}
+        for key in self.definitions.flags:
+            if not self.definitions.suits(key, runtime):
+                continue
+            value = self.value(key, context)
+            if isinstance(value, Undecided):
+                undecided[key] = value
+            else:
+                decisions[key] = self._decision(key, value)
+        return LocalEvaluation(Evaluation(decisions, self._wall()), undecided)
+
+    def value(self, key: str, context: Context) -> bool | str | Undecided:
+        """Return the value of one flag for a person, or why it is undecided."""
+        if key in self.undecidable:
+            return self.undecidable[key]
+        value = context.values.get(key)
+        if value is None:
+            value = context.values[key] = self._evaluate(key, context)
+        return value
+
+    def _evaluate(self, key: str, context: Context) -> bool | str | Undecided:
+        flag = self._compiled[key]
+        if flag is None:
+            return False
+        try:
+            return flag.evaluate(context)
+        except Exception as error:  # whatever a person's properties hold
+            log.debug("A flag could not be evaluated.", exc_info=True)
+            return Undecided(
+                UndecidedReason.UNSUPPORTED,
+                f"evaluating it failed ({type(error).__name__})",
+            )
+
+    def _decision(self, key: str, value: bool | str) -> Decision:
+        flag = self.definitions.flags[key]
+        return Decision(
+            value=value,
+            payload=self._payload(key, value),
+            reason=LOCAL_REASON,
+            description="Evaluated locally",
+            id=flag.id,
+            version=flag.version,
+            has_experiment=flag.has_experiment,
+            minimal_event=self.definitions.minimal_events,
+        )
+
+    def _payload(self, key: str, value: bool | str) -> Any:
+        if value is False:
+            return None
+        filters = self.definitions.flags[key].data["filters"]
+        return decoded((filters.get("payloads") or {}).get("true" if value is True else value))
