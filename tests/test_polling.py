@@ -14,8 +14,8 @@ from django.core.cache.backends.locmem import LocMemCache
 from pytest_django import Settings
 
 from olposthog import conf, per_process
-from olposthog.cache import REST_SECONDS, SharedCache
 from olposthog._local import Definitions
+from olposthog.cache import REST_SECONDS, SharedCache
 from olposthog.entries import control_prefix
 from olposthog.features import evaluate
 from olposthog.gateway import Gateway
