@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .identity import Identity
 from .snapshot import Runtime
@@ -33,6 +33,12 @@ class Query:
         context, runtime = identity.context, Runtime(runtime)
         key = (runtime.value, identity.distinct_id, context, identity.anonymous)
         return cls(identity.fixed(context), runtime, context, key)
+
+    @property
+    def counterpart(self) -> Query:
+        """The same for the other runtime."""
+        other = Runtime.CLIENT if self.runtime is Runtime.SERVER else Runtime.SERVER
+        return replace(self, runtime=other, key=(other.value, *self.key[1:]))
 
     def to_text(self, environment: str) -> str:
         """Return what tells the question from every other one in the fleet."""

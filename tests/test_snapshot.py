@@ -62,6 +62,7 @@ def snapshot(
             "runtime": Runtime.SERVER,
             "groups": {},
             "anonymous": False,
+            "undecided": {},
             **about,
         },
     )
