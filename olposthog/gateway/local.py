@@ -42,6 +42,9 @@ class LocalEvaluator:
             flag_definition_cache_provider=_Given(definitions),
         )
         self._sdk.load_feature_flags()  # type: ignore[no-untyped-call]  # the SDK's
+        self._minimal_events = definitions.data.get("minimal_flag_called_events") is True
+        experiments = {one["key"]: one.get("has_experiment") for one in definitions.data["flags"]}
+        self._experiments = {key: has for key, has in experiments.items() if isinstance(has, bool)}
 
     def evaluate(
         self, identity: Identity, person_properties: Mapping[str, Any], runtime: Runtime
@@ -75,6 +78,8 @@ class LocalEvaluator:
                 description="Evaluated locally",
                 id=id_,
                 version=version,
+                has_experiment=self._experiments.get(key),
+                minimal_event=self._minimal_events,
             )
         if undecided:
             log.debug("%d flags cannot be decided by their definitions alone.", len(undecided))
