@@ -231,7 +231,7 @@ def _properties_of_read(
 
 def _properties_of_call(key: str, decision: Decision, rule: _Rule | None) -> dict[str, Any]:
     """Return what `$feature_flag_called` has in addition."""
-    reason = {"$feature_flag_reason": decision.description or decision.reason}
+    reason = {"$feature_flag_reason": decision.description or decision.reason or None}
     return {
         f"$feature/{key}": decision.value,
         "$feature_flag_payload": decision.payload,

@@ -144,8 +144,16 @@ class _Pinned:
 
 overrides.changed.connect(_isolate, dispatch_uid="olposthog.gateway.events")
 _isolate()  # a test may run since before this module was imported
+
+
+def _after_fork_in_child() -> None:
+    global _sparing  # noqa: PLW0603  # another thread may have held its lock
+    _sparing = Sparing()
+    _client_lock.release()
+
+
 os.register_at_fork(
     before=_client_lock.acquire,
     after_in_parent=_client_lock.release,
-    after_in_child=_client_lock.release,
+    after_in_child=_after_fork_in_child,
 )
