@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.posthog_faults import Fault, HalfOpen, Refuse, Reply, Status
-from tests.posthog_wire import Endpoint, Flag, Request, Variant, in_version
+from tests.posthog_wire import Endpoint, Flag, Record, Request, Variant, in_version
 
 PATIENCE = 10.0  # seconds that a test waits for what should come at once
 LONGEST_DISTINCT_ID = 200
 
-__all__ = ["Endpoint", "Flag", "PostHogServer", "Request", "Variant"]
+__all__ = ["Endpoint", "Flag", "PostHogServer", "Record", "Request", "Variant"]
 
 
 @dataclass

@@ -163,6 +163,17 @@ class Variant(Flag):
     has_experiment: bool = True
 
 
+@dataclass(frozen=True)
+class Record(Flag):
+    """A flag whose `v=4` record a test writes itself: its value is the whole record."""
+
+    value: object = None
+
+    def record(self, key: str, number: int, body: dict[str, Any]) -> Any:
+        """The record as it is."""
+        return self.value
+
+
 def in_version(version: str | None, records: dict[str, dict[str, Any]]) -> dict[str, object]:
     """The records as the client's version of the protocol has them."""
     if version == "4":
