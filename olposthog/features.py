@@ -44,6 +44,8 @@ class About(TypedDict, total=False):
     """The person's group key by group type, as in `{"company": "acme"}`."""
     group_properties: Mapping[str, Mapping[str, Any]] | None
     """Properties of those groups by group type."""
+    device_id: str | None
+    """The id that flags bucketed by device are hashed by; without one PostHog decides them."""
     request: HttpRequest | None
     """Instead of an id and all of the above: the person whom the REST API would see."""
 
@@ -291,6 +293,7 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
             about.get("person_properties"),
             about.get("groups"),
             about.get("group_properties"),
+            device_id=about.get("device_id"),
         )
     tells_more = len(about) > 1 and any(
         value is not None for name, value in about.items() if name != "request"

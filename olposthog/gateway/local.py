@@ -56,6 +56,8 @@ class LocalEvaluator:
             person_properties=plain(person_properties),
             group_properties=plain(identity.group_properties),
             only_evaluate_locally=True,
+            # None would mean the device id of the SDK's ambient context, whosever that is.
+            device_id=identity.device_id or "",
         )
         values: Mapping[str, Any] = found["featureFlags"] or {}
         payloads = found["featureFlagPayloads"] or {}
