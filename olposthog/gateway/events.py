@@ -94,10 +94,13 @@ def capture(
 ) -> None:
     """Queue an event for PostHog; a background thread delivers it. Never raises.
 
-    The first one builds the client, which takes some hundredths of a second.
+    The first one builds the client, which takes some hundredths of a second. The SDK adds tags and
+    session of its ambient context, as to every event. Person and groups are the given ones.
     """
+    # Also where there are none, or a tag named $groups would have another group counted.
+    properties = {"$groups": groups, **properties}
     try:
-        client().capture(event, distinct_id=distinct_id, properties=properties, groups=groups)
+        client().capture(event, distinct_id=distinct_id, properties=properties)
     except Exception:
         log.exception("An event could not be queued for PostHog.")
 
