@@ -141,10 +141,31 @@ def distinct_id_of(unique_id: UniqueId, argument: str = "opt_unique_id") -> str:
         return conf.current().hostname
     if isinstance(unique_id, bool) or not isinstance(unique_id, str | int | uuid.UUID):
         raise TypeError(
-            f"{argument} must be text, an int or a UUID, not {type(unique_id).__name__}: "
-            "pass for example str(user.pk)."
+            f"{argument} must be text, an int or a UUID, not {type(unique_id).__name__}. "
+            f"{_suggestion(unique_id)}"
         )
     return str(unique_id)
+
+
+def _suggestion(unique_id: Any) -> str:
+    if isinstance(unique_id, tuple):
+        return 'Pass a composite key as one text, for example ":".join(map(str, user.pk)).'
+    if isinstance(unique_id, models.Model) and _key_text(unique_id.pk) is None:
+        return "Save the object first: it has no primary key yet."
+    return "Pass for example str(user.pk)."
+
+
+def _key_text(key: Any) -> str | None:
+    """Return a primary key as text; None for that of an unsaved object.
+
+    The parts of a composite key are joined by colons. A colon within a part is escaped, so that no
+    two keys have the same text.
+    """
+    if not isinstance(key, tuple):
+        return None if key is None else str(key)
+    if None in key:
+        return None
+    return ":".join(str(part).replace("%", "%25").replace(":", "%3A") for part in key)
 
 
 def identify(request: HttpRequest) -> Identity:
@@ -180,14 +201,17 @@ def identify(request: HttpRequest) -> Identity:
 
 
 def default_identity(request: HttpRequest) -> Identity:
-    """Return the authenticated user's identity, or the anonymous visitor's."""
+    """Return the authenticated user's identity, or the anonymous visitor's.
+
+    Users whose authentication gives them no primary key share the server's id. A composite key is
+    joined by colons.
+    """
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated:
-        # A user without a primary key, as some authentications make up, is nobody in particular.
-        key = getattr(user, "pk", None)
+        key = _key_text(getattr(user, "pk", None))
         if key is None:
             return Identity(conf.current().hostname, anonymous=True)
-        return Identity(str(key), device_id=device_id_of(request))
+        return Identity(key, device_id=device_id_of(request))
     distinct_id = _uuid(_browser_claims(request).get("distinct_id")) or _anonymous_id(request)
     return Identity(distinct_id, anonymous=True, device_id=device_id_of(request))
 
