@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ from django.core import signing
 from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
+from django.utils import timezone
 from django.utils.cache import patch_cache_control, patch_vary_headers
 
 from . import conf
@@ -46,9 +48,10 @@ class Identity:
 
     `person_properties` are merged over the default ones; `groups` maps a group type to a group
     key, and `group_properties` a group type to that group's properties. All must be JSON values,
-    dates or UUIDs. `anonymous` says that no one logged in: PostHog then keeps no person profile.
-    `device_id` is the id that device-bucketed flags are hashed by. None means unknown: a request's
-    identity then gets `device_id_of(request)`. Empty text means that there is no device id.
+    dates or UUIDs; a naive datetime is in Django's current time zone. `anonymous` says that no one
+    logged in: PostHog then keeps no person profile. `device_id` is the id that device-bucketed
+    flags are hashed by. None means unknown: a request's identity then gets `device_id_of(request)`.
+    Empty text means that there is no device id.
 
     Raise TypeError for an id that is not text.
     """
@@ -117,16 +120,26 @@ def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
     ):
         raise TypeError(f"{argument} must hold a dict of properties for each group type.")
     try:
-        return json.dumps(value or {}, cls=DjangoJSONEncoder, sort_keys=True, allow_nan=False)
+        return json.dumps(value or {}, cls=_PropertyEncoder, sort_keys=True, allow_nan=False)
     except RecursionError as error:
         raise ValueError(f"{argument} must not be nested so deeply.") from error
     except (TypeError, ValueError) as error:
         raise type(error)(f"{argument} must hold JSON values, dates or UUIDs: {error}") from error
 
 
+class _PropertyEncoder(DjangoJSONEncoder):
+    """Encodes property values. A naive datetime gets Django's current time zone."""
+
+    def default(self, o: Any) -> Any:
+        """Return text for a date, a time, a decimal or a UUID."""
+        if isinstance(o, datetime) and timezone.is_naive(o):
+            o = timezone.make_aware(o)
+        return super().default(o)
+
+
 def plain(value: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return `value` as plain JSON values: dates and UUIDs become text."""
-    plain_value: dict[str, Any] = json.loads(json.dumps(value or {}, cls=DjangoJSONEncoder))
+    plain_value: dict[str, Any] = json.loads(json.dumps(value or {}, cls=_PropertyEncoder))
     return plain_value
 
 

@@ -8,8 +8,9 @@ import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory, override_settings
+from django.utils import timezone
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import SimpleLazyObject
 from hypothesis import given
@@ -267,6 +269,105 @@ def test_dates_and_uuids_are_properties(enabled: PostHogServer) -> None:
     sent = enabled.flag_calls[0]["person_properties"]
     assert sent["joined"] == "2026-01-02T03:04:05Z"
     assert (sent["of"], sent["at"]) == (str(unique), "1.5")
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_naive_datetimes_are_in_the_current_time_zone(
+    enabled: PostHogServer, settings: Settings, use_tz: bool
+) -> None:
+    """A datetime without a time zone is in TIME_ZONE, or in the zone that the request activated."""
+    settings.TIME_ZONE, settings.USE_TZ = "Asia/Tokyo", use_tz
+    naive = datetime(2026, 7, 2, 3, 4, 5)  # noqa: DTZ001  # naive on purpose
+    properties: dict[str, Any] = {
+        "at": naive,
+        "nested": {"all": [naive, naive.replace(tzinfo=UTC)]},
+        "on": naive.date(),
+        "daily": naive.time(),
+        "text": "2026-07-02T03:04:05",
+    }
+
+    evaluate("u1", person_properties=properties)
+    evaluate(
+        "u1", groups={"company": "acme"}, group_properties={"company": {"since": [{"at": naive}]}}
+    )
+    with timezone.override("America/New_York"):
+        evaluate("u1", person_properties={"at": naive})
+
+    local, by_group, activated = enabled.flag_calls
+    assert {name: local["person_properties"][name] for name in properties} == {
+        "at": "2026-07-02T03:04:05+09:00",
+        "nested": {"all": ["2026-07-02T03:04:05+09:00", "2026-07-02T03:04:05Z"]},
+        "on": "2026-07-02",
+        "daily": "03:04:05",
+        "text": "2026-07-02T03:04:05",
+    }
+    assert by_group["group_properties"]["company"]["since"] == [{"at": "2026-07-02T03:04:05+09:00"}]
+    assert activated["person_properties"]["at"] == "2026-07-02T03:04:05-04:00"
+
+
+@pytest.mark.parametrize("tzinfo", [None, UTC])
+def test_datetimes_are_sent_in_milliseconds(
+    enabled: PostHogServer, settings: Settings, tzinfo: tzinfo | None
+) -> None:
+    """Microseconds are cut to milliseconds, with or without a time zone."""
+    settings.TIME_ZONE = "UTC"
+    at = datetime(2026, 1, 2, 3, 4, 5, 678_999, tzinfo)
+
+    evaluate("u1", person_properties={"at": at})
+
+    assert enabled.flag_calls[0]["person_properties"]["at"] == "2026-01-02T03:04:05.678Z"
+
+
+@pytest.mark.parametrize("at", [datetime.min, datetime.max])  # noqa: DTZ901  # naive on purpose
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_datetimes_at_the_end_of_time_are_sent(
+    enabled: PostHogServer, settings: Settings, at: datetime, zone: str
+) -> None:
+    """A naive datetime that no other time zone can express is no error."""
+    settings.TIME_ZONE = zone
+
+    evaluate("u1", person_properties={"at": at})
+
+    assert enabled.flag_calls[0]["person_properties"]["at"].startswith(at.isoformat()[:19])
+
+
+@pytest.mark.parametrize(("zone", "is_on"), [("Asia/Tokyo", True), ("America/New_York", False)])
+@pytest.mark.parametrize("groups", [False, True], ids=["person", "group"])
+def test_local_evaluation_compares_instants(
+    settings: Settings, tmp_path: Path, zone: str, is_on: bool, groups: bool
+) -> None:
+    """`is_date_before` judges a naive datetime by its instant in the current time zone."""
+    before = {
+        "key": "at",
+        "type": "group" if groups else "person",
+        "operator": "is_date_before",
+        "value": "2026-07-02T12:00:00Z",
+    }
+    if groups:
+        before["group_type_index"] = 0  # type: ignore[assignment]  # a number among texts
+    filters = {
+        "aggregation_group_type_index": 0 if groups else None,
+        "groups": [{"properties": [before], "rollout_percentage": 100}],
+    }
+    file = tmp_path / "flags.json"
+    file.write_text(
+        json.dumps(
+            {
+                "flags": [{"key": "early", "active": True, "filters": filters}],
+                "group_type_mapping": {"0": "company"},
+            }
+        )
+    )
+    settings.POSTHOG_ENABLED, settings.POSTHOG_FLAG_DEFINITIONS_FILE = True, str(file)
+    settings.TIME_ZONE = zone
+    noon = {"at": datetime(2026, 7, 2, 12, 0)}  # noqa: DTZ001  # naive on purpose
+
+    if groups:
+        found = evaluate("u1", groups={"company": "acme"}, group_properties={"company": noon})
+    else:
+        found = evaluate("u1", person_properties=noon)
+
+    assert (found.source, found.flags) == (Source.LOCAL, {"early": is_on})
 
 
 @pytest.mark.parametrize(
