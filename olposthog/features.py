@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 from asgiref.sync import sync_to_async
 
 from . import conf, gateway, per_process, watching
-from .identity import Identity, UniqueId, distinct_id_of, identify
+from .identity import Identity, UniqueId, cut_distinct_id, distinct_id_of, identify
 from .query import Key, Query, key_of_person
 from .snapshot import JSON, FlagSnapshot, Runtime
 
@@ -147,7 +147,8 @@ def clear_cache(opt_unique_id: UniqueId = None) -> None:
     """
     if _in_event_loop():
         _warn_of_blocking("clear_cache")
-    per_process.current().clear(None if opt_unique_id is None else distinct_id_of(opt_unique_id))
+    distinct_id = None if opt_unique_id is None else cut_distinct_id(distinct_id_of(opt_unique_id))
+    per_process.current().clear(distinct_id)
 
 
 async def ais_enabled(
@@ -194,7 +195,8 @@ def _evaluate(
 ) -> FlagSnapshot:
     evaluator = per_process.current()
     if not about and runtime is Runtime.SERVER:
-        # Nearly every call is this one: spare it whatever it does not need.
+        # Nearly every call is this one: spare it whatever it does not need. An id that is too long
+        # for PostHog is not found here, and cut below.
         known = evaluator.recent.get(key_of_person(distinct_id_of(opt_unique_id)))
         if known is not None:
             if watching.watcher:

@@ -31,6 +31,8 @@ ANONYMOUS_COOKIE_SALT = "olposthog.anonymous"
 ANONYMOUS_COOKIE_SECONDS = 365 * 24 * 3600
 BROWSER_ID_HEADER = "X-POSTHOG-DISTINCT-ID"
 SESSION_ID_HEADER = "X-POSTHOG-SESSION-ID"
+MAX_DISTINCT_ID_LENGTH = 200
+"""In code points. PostHog cuts longer distinct ids before hashing them, and cuts no device ids."""
 
 UniqueId: TypeAlias = str | int | uuid.UUID | None
 """What callers may pass as a distinct id; None means the server itself."""
@@ -53,7 +55,7 @@ class Identity:
     flags are hashed by. None means unknown: a request's identity then gets `device_id_of(request)`.
     Empty text means that there is no device id.
 
-    Raise TypeError for an id that is not text.
+    A distinct id is cut to MAX_DISTINCT_ID_LENGTH. Raise TypeError for an id that is not text.
     """
 
     distinct_id: str
@@ -64,7 +66,7 @@ class Identity:
     device_id: str | None = None
 
     def __post_init__(self) -> None:
-        """Validate the types of the ids."""
+        """Validate the types of the ids, and cut the distinct id."""
         distinct_id: Any = self.distinct_id
         device_id: Any = self.device_id
         if not isinstance(distinct_id, str):
@@ -77,6 +79,7 @@ class Identity:
                 f"device_id must be text or None, not {type(device_id).__name__}. "
                 "Pass for example str(device.pk)."
             )
+        object.__setattr__(self, "distinct_id", cut_distinct_id(distinct_id))
 
     @property
     def context(self) -> str:
@@ -158,6 +161,11 @@ def distinct_id_of(unique_id: UniqueId, argument: str = "opt_unique_id") -> str:
             f"{_suggestion(unique_id)}"
         )
     return str(unique_id)
+
+
+def cut_distinct_id(distinct_id: str) -> str:
+    """Return the part of an id that PostHog keeps: MAX_DISTINCT_ID_LENGTH code points."""
+    return distinct_id[:MAX_DISTINCT_ID_LENGTH]
 
 
 def _suggestion(unique_id: Any) -> str:

@@ -330,6 +330,16 @@ def test_memory_of_exposures_is_bounded(
     assert len(per_process.current().exposures._reported) == 3
 
 
+def test_an_exposure_names_the_id_that_was_evaluated(enabled: PostHogServer) -> None:
+    """A long id is reported as PostHog cuts it, once, whichever form was passed."""
+    enabled.flags = {"beta": True}
+
+    is_enabled("beta", opt_unique_id="u" * 250)
+    is_enabled("beta", opt_unique_id="u" * 200)
+
+    assert told(enabled) == [("u" * 200, "beta", True)]
+
+
 def test_the_ambient_context_does_not_change_who_is_counted(enabled: PostHogServer) -> None:
     """An exposure names the person and the groups that were evaluated, not those of a context."""
     enabled.flags = {"checkout": Variant("test")}

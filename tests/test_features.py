@@ -17,6 +17,7 @@ from uuid import UUID
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
+from django.http import HttpRequest
 from django.test import RequestFactory, override_settings
 from django.utils import timezone
 from django.utils.asyncio import async_unsafe
@@ -42,10 +43,13 @@ from olposthog.features import (
     get_feature_flag_payload,
     is_enabled,
 )
+from olposthog.identity import Identity
 from olposthog.query import key_of_person
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
+from olposthog.testing import override_flags
 from tests.posthog_faults import Hang, Status
-from tests.posthog_server import Flag, PostHogServer, Variant
+from tests.posthog_server import Flag, PostHogServer, Split, Variant
+from tests.posthog_wire import variant_of
 
 NOTHING = object()
 VALUES = (NOTHING, True, False, "test")
@@ -206,6 +210,91 @@ def test_nobody_is_the_server(enabled: PostHogServer, nobody: str | None) -> Non
 def test_zero_is_an_id(enabled: PostHogServer) -> None:
     """The user with the primary key 0 is not nobody."""
     assert evaluate(0).distinct_id == "0"
+
+
+LONG_IDS = [
+    "u" * 250,
+    "ü" * 250,
+    "\N{HOT BEVERAGE}" * 250,
+    "\N{LEAF FLUTTERING IN WIND}" * 250,
+    10**250,
+]
+
+
+@pytest.mark.parametrize("unique_id", LONG_IDS, ids=["ascii", "latin", "bmp", "astral", "int"])
+def test_a_long_id_is_cut_as_posthog_cuts_it(
+    enabled: PostHogServer, unique_id: str | int, another_process: Callable[[], None]
+) -> None:
+    """PostHog keeps 200 code points of an id: whole or cut, it is one person with one entry."""
+    cut = str(unique_id)[:200]
+    enabled.flags = {"theirs": Flag(only_for={cut})}
+
+    for _ in range(2):
+        snapshot = evaluate(unique_id)
+        assert evaluate(cut) is evaluate(unique_id) is snapshot
+        assert asyncio.run(aevaluate(unique_id)) is snapshot
+        assert is_enabled("theirs", opt_unique_id=unique_id) is True
+        assert snapshot.distinct_id == cut == Identity(str(unique_id)).distinct_id
+        another_process()
+
+    (call,) = enabled.flag_calls
+    assert call["distinct_id"] == call["person_properties"]["user_id"] == cut
+
+
+def test_an_id_of_200_characters_is_kept(enabled: PostHogServer) -> None:
+    """Only what is beyond 200 code points is cut."""
+    assert evaluate("u" * 200).distinct_id == evaluate("u" * 201).distinct_id == "u" * 200
+    assert evaluate("u" * 199).distinct_id == "u" * 199
+    assert len(enabled.flag_calls) == 2
+
+
+def long_identity(request: HttpRequest) -> Identity:
+    return Identity("u" * 250)
+
+
+def test_a_long_id_of_a_request_is_cut(enabled: PostHogServer, settings: Settings) -> None:
+    """The id that POSTHOG_API_IDENTITY returns is cut as well: the same person, the same entry."""
+    settings.POSTHOG_API_IDENTITY = f"{__name__}.long_identity"
+
+    assert evaluate(request=user_request()) is evaluate("u" * 250)
+    assert len(enabled.flag_calls) == 1
+
+
+def test_a_long_host_name_is_cut(enabled: PostHogServer, settings: Settings) -> None:
+    """The server's own id is no exception."""
+    settings.HOSTNAME = "h" * 250
+
+    assert evaluate().distinct_id == "h" * 200
+
+
+def test_local_evaluation_hashes_the_cut_id(settings: Settings, tmp_path: Path) -> None:
+    """A long id gets the variant that PostHog's servers give it, which is that of its beginning."""
+    file = tmp_path / "flags.json"
+    file.write_text(json.dumps({"flags": [Split().definition("checkout")]}))
+    settings.POSTHOG_ENABLED, settings.POSTHOG_FLAG_DEFINITIONS_FILE = True, str(file)
+    ids = [f"{number}-{'u' * 250}" for number in range(16)]
+    cut = [variant_of("checkout", unique_id[:200]) for unique_id in ids]
+    assert cut != [variant_of("checkout", unique_id) for unique_id in ids]
+
+    assert [get_feature_flag("checkout", None, unique_id) for unique_id in ids] == cut
+
+
+def test_clearing_a_long_id_clears_its_entry(enabled: PostHogServer) -> None:
+    """`clear_cache` takes the id in either form."""
+    for clearing in ("u" * 250, "u" * 200):
+        evaluate("u" * 250)
+        calls = len(enabled.flag_calls)
+        clear_cache(clearing)
+        evaluate("u" * 250)
+        assert len(enabled.flag_calls) == calls + 1
+
+
+def test_an_override_for_a_long_id_holds(enabled: PostHogServer) -> None:
+    """`override_flags(for_id=…)` takes the id in either form."""
+    for for_id in ("u" * 250, "u" * 200):
+        with override_flags({"new-nav": True}, for_id=for_id):
+            assert is_enabled("new-nav", opt_unique_id="u" * 250) is True
+            assert is_enabled("new-nav", opt_unique_id="u" * 199) is False
 
 
 @pytest.mark.parametrize("unique_id", [True, False, object(), 1.5, b"u1", ["u1"], AnonymousUser()])
