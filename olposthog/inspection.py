@@ -69,6 +69,7 @@ def inspect(identity: Identity) -> Inspection:
             person_properties=identity.person_properties,
             groups=identity.groups,
             group_properties=identity.group_properties,
+            device_id=identity.device_id,
         )
         for runtime in (Runtime.SERVER, Runtime.CLIENT)
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from .identity import Identity
 from .snapshot import Runtime
 
-Key = tuple[str, str, str, bool]
+Key = tuple[str | bool, ...]
 
 
 def key_of_person(distinct_id: str) -> Key:
@@ -23,7 +23,7 @@ class Query:
     identity: Identity
     runtime: Runtime
     context: str
-    """What flags depend on beside the id, as canonical text."""
+    """Properties and groups, as canonical text."""
     key: Key
     """What tells the question from every other one in the process."""
 
@@ -31,7 +31,9 @@ class Query:
     def of(cls, identity: Identity, runtime: Runtime) -> Query:
         """Make the query; raises TypeError or ValueError for properties that are no JSON values."""
         context, runtime = identity.context, Runtime(runtime)
-        key = (runtime.value, identity.distinct_id, context, identity.anonymous)
+        key: Key = (runtime.value, identity.distinct_id, context, identity.anonymous)
+        if identity.device_id:
+            key += (identity.device_id,)
         return cls(identity.fixed(context), runtime, context, key)
 
     @property
@@ -43,5 +45,11 @@ class Query:
     def to_text(self, environment: str) -> str:
         """Return what tells the question from every other one in the fleet."""
         return json.dumps(
-            [self.runtime.value, self.identity.distinct_id, self.context, environment]
+            [
+                self.runtime.value,
+                self.identity.distinct_id,
+                self.identity.device_id,
+                self.context,
+                environment,
+            ]
         )

@@ -107,17 +107,20 @@ def capture(
     A background thread delivers it. The first event builds the client, which takes about 50 ms.
     The SDK's super properties neither change nor add `pinned` names. With `allowed`, the event has
     no properties but these, wherever they come from. An event that a `before_send` hook drops
-    counts as queued.
+    counts as queued. Tags and session of the SDK's ambient context are added, as to every event;
+    person and groups are the given ones.
     """
+    if groups:
+        properties = {"$groups": groups, **properties}
+    pinned |= {"$groups"}  # a tag of that name would have another group counted
     dropped: list[str] = []
     try:
         queued = client().capture(
             event,
             distinct_id=distinct_id,
             properties=properties,
-            groups=groups,
             # What the SDK passes for its own flag events. There is no public way.
-            _pinned_properties=cast("Any", _Pinned(pinned, properties)) if pinned else None,
+            _pinned_properties=cast("Any", _Pinned(pinned, properties)),
             _property_allowlist=allowed,
             _before_send_drops=dropped,
         )
