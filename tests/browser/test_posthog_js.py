@@ -323,7 +323,7 @@ def test_bootstrap_of_every_value(frontend: Path):
 
 def test_bootstrap_is_read_backwards(frontend: Path):
     """`fromBootstrap` returns the payloads of the answer, of the same types."""
-    answer = {
+    answer: dict[str, Any] = {
         "distinct_id": ADA,
         "source": "local",
         "features": dict.fromkeys(PAYLOADS_BY_KEY, True),
