@@ -38,12 +38,17 @@ ENDPOINTS = {
     "/i/v0/e": Endpoint.EVENTS,
     "/e": Endpoint.EVENTS,
 }
+GZIP = b"\x1f\x8b"
 CONFIG = re.compile(r"/array/[^/]+/config")
 
 
 def unpacked(raw: bytes, headers: Message, query: Mapping[str, str]) -> bytes:
-    """The bytes of a body without the compression of the SDK, or of posthog-js."""
-    if headers.get("Content-Encoding") == "gzip" or query.get("compression") == "gzip-js":
+    """The bytes of a body without the compression of the SDK, or of posthog-js.
+
+    posthog-js does not announce gzip until it has PostHog's configuration.
+    """
+    announced = headers.get("Content-Encoding") == "gzip" or query.get("compression") == "gzip-js"
+    if announced or raw.startswith(GZIP):
         return gzip.decompress(raw)
     if query.get("compression") == "base64":
         return base64.b64decode(dict(parse_qsl(raw.decode("ascii")))["data"])
