@@ -52,7 +52,7 @@ PINNED_PROPERTIES = RULE_PROPERTIES | {
     "$feature_flag_experiment_id",
     "$experiment_exposure_source",
 }
-"""What super properties neither change in nor add to an event of config version 2."""
+"""The names that super properties cannot set on an event of config version 2."""
 MINIMAL_PROPERTIES = frozenset(
     {
         # identity
@@ -82,7 +82,7 @@ MINIMAL_PROPERTIES = frozenset(
         "$python_version",
     }
 )
-"""What a minimised `$feature_flag_called` has. Config version 2 adds `RULE_PROPERTIES`."""
+"""The names in a minimised `$feature_flag_called`; config version 2 adds `RULE_PROPERTIES`."""
 
 
 class Exposures:
@@ -97,8 +97,8 @@ class Exposures:
         """Report that the person of `snapshot` was exposed to its value of `key`.
 
         Report each event once, whatever the session: a session is a client's claim, and must not
-        multiply events. A value that PostHog did not decide (fallback, default, disabled, a
-        test's) is no exposure. Without a network nothing is reported.
+        multiply events. A value that PostHog did not decide (fallback, default, disabled,
+        override) is no exposure. With a definitions file nothing is reported.
         """
         snapshot.reported.add(key)
         evaluation = snapshot.evaluation
@@ -136,10 +136,9 @@ class Exposures:
         is_pinned: bool,
         allowed: frozenset[str] | None = None,
     ) -> bool:
-        """Capture an event unless one of its identity was captured. Return False to try again.
+        """Capture an event unless one of the same identity was captured. Return False to retry.
 
-        A failed event of config version 1 is not tried again, as before: while the SDK's queue is
-        full, each read of a flag would try in vain.
+        Only config version 2 has retries. With the SDK's queue full, each read would retry.
         """
         groups = dict(snapshot.groups)
         exposure = (event, snapshot.distinct_id, tuple(sorted(groups.items())), identity)
@@ -165,19 +164,19 @@ class Exposures:
 
 
 class _Rule(NamedTuple):
-    """The rule behind a decision of config version 2, as far as events name it."""
+    """The part of a config version 2 rule that events report."""
 
     reason_code: str
     rule_type: str | None = None
     rule_id: str | None = None
     variant_key: str | None = None
-    """The arm of an experiment, where an experiment assigned the value; else None."""
+    """The variant, if an experiment assigned the value; else None."""
 
     @classmethod
     def of(cls, decision: Decision) -> _Rule | None:
         """Return the rule of a decision, or None if it is not of config version 2.
 
-        Type and id are named together or not at all. Without a complete rule only the reason is.
+        Type and id are set together or not at all. An incomplete rule has its reason code only.
         """
         if decision.config_version != CONFIG_VERSION:
             return None
@@ -242,7 +241,7 @@ def _properties_of_call(key: str, decision: Decision, rule: _Rule | None) -> dic
 
 
 def _allowed_properties(decision: Decision, rule: _Rule | None) -> frozenset[str] | None:
-    """Return the names to which PostHog wants the event minimised, or None for the full event."""
+    """Return the property names of a minimised event, or None for the full event."""
     if not decision.minimal_event or decision.has_experiment is not False:
         return None
     return MINIMAL_PROPERTIES if rule is None else MINIMAL_PROPERTIES | RULE_PROPERTIES

@@ -180,7 +180,7 @@ def _fields(source: dict[str, Any] | None, types: Mapping[str, type]) -> dict[st
 def decoded(payload: Any) -> Any:
     """Decode a payload, which travels as JSON text; other text is the payload itself.
 
-    A payload that cannot be written as JSON again stays text, or is left out if it never was text.
+    Text that decodes to a value beyond `MAX_LEVELS` stays text. Any other such payload is None.
     """
     if payload is None:
         return None

@@ -552,7 +552,7 @@ def test_each_way_to_read_counts_once(enabled: PostHogServer, first: str) -> Non
     assert {event["distinct_id"] for event in delivered(enabled)} == {str(request.user.pk)}
 
 
-# ---- events that do not get away
+# ---- events that cannot be queued
 
 
 class Hook:
@@ -698,7 +698,7 @@ def test_super_properties_add_no_rule(enabled: PostHogServer) -> None:
 
 
 def test_super_properties_apply_to_config_version_1(enabled: PostHogServer) -> None:
-    """Other events are the site's to extend, as they always were."""
+    """Other events take super properties as before."""
     gateway.client().super_properties = SUPER
 
     read(record("condition_match", True, config_version=1), enabled)
