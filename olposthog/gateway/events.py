@@ -105,16 +105,10 @@ def capture(
     """Queue an event for PostHog. Return False if it cannot be queued. Never raise.
 
     A background thread delivers it. The first event builds the client, which takes about 50 ms.
-<<<<<<< HEAD
-    The SDK's super properties neither change nor add `pinned` names. With `allowed`, the event has
-    no properties but these, wherever they come from. An event that a `before_send` hook drops
-    counts as queued. Tags and session of the SDK's ambient context are added, as to every event;
-    person and groups are the given ones.
-=======
     Super properties of the SDK cannot set `pinned` names. `allowed` is an allowlist for all
     properties of the event, including those of the SDK. An event dropped by a `before_send` hook
-    counts as queued.
->>>>>>> exposures
+    counts as queued. Tags and session of the SDK's ambient context are added, as to every event;
+    person and groups are the given ones.
     """
     if groups:
         properties = {"$groups": groups, **properties}
@@ -125,14 +119,8 @@ def capture(
             event,
             distinct_id=distinct_id,
             properties=properties,
-<<<<<<< HEAD
-            # What the SDK passes for its own flag events. There is no public way.
-            _pinned_properties=cast("Any", _Pinned(pinned, properties)),
-=======
-            groups=groups,
             # Private arguments, with which the SDK shapes its own flag events.
-            _pinned_properties=cast("Any", _Pinned(pinned, properties)) if pinned else None,
->>>>>>> exposures
+            _pinned_properties=cast("Any", _Pinned(pinned, properties)),
             _property_allowlist=allowed,
             _before_send_drops=dropped,
         )
