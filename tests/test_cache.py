@@ -795,14 +795,22 @@ def test_without_an_alias_nothing_is_asked(share):
         ({"TIMEOUT": 60}, 60),
         ({"TIMEOUT": 0}, 0),
         ({"TIMEOUT": None}, None),
+        ({"timeout": 60}, 60),
+        ({"timeout": 60, "TIMEOUT": 10}, 60),
+        ({"timeout": None, "TIMEOUT": 10}, None),
+        ({"TIMEOUT": "60"}, 60),
+        ({"TIMEOUT": 60.9}, 60),
+        ({"TIMEOUT": "soon"}, 300),
+        ({"TIMEOUT": []}, 300),
+        ({"timeout": "soon", "TIMEOUT": 10}, 300),
     ],
-    ids=["default", "number", "zero", "none"],
+    ids=repr,
 )
 def test_the_alias_says_how_long_an_entry_is_fresh(settings, share, alias, seconds):
-    """It is the alias's TIMEOUT, with Django's default; None means for ever."""
+    """It is the alias's timeout as Django reads it: lower case first, and else its default."""
     settings.CACHES = {**settings.CACHES, "durable": {**settings.CACHES["durable"], **alias}}
 
-    assert share().timeout_seconds == seconds
+    assert share().timeout_seconds == seconds == caches["durable"].default_timeout
 
 
 def test_a_closed_cache_answers_at_once(share):

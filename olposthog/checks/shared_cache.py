@@ -19,7 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
 from olposthog import conf
-from olposthog.cache import SharedCache
+from olposthog.cache import DEFAULT_TIMEOUT_SECONDS, read_timeout
 
 from . import ids
 
@@ -66,11 +66,11 @@ def _build(alias: str) -> BaseCache:
 
 def _timeout(alias: str, settings: conf.Settings) -> Iterator[CheckMessage]:
     try:
-        seconds = SharedCache(alias).timeout_seconds
-    except (TypeError, ValueError):
+        seconds = read_timeout(alias)
+    except ValueError:
         yield Error(
-            f"CACHES[{alias!r}] has a TIMEOUT that is no number of seconds: no answer can be kept, "
-            "and FEATURES answers.",
+            f"CACHES[{alias!r}] has a TIMEOUT that is not a number of seconds. Django uses "
+            f"{DEFAULT_TIMEOUT_SECONDS} instead.",
             hint="Set its TIMEOUT to the seconds that flags may be old, for example 300.",
             id=ids.BAD_CACHE_TIMEOUT,
         )
@@ -82,7 +82,7 @@ def _timeout(alias: str, settings: conf.Settings) -> Iterator[CheckMessage]:
             hint="Set its TIMEOUT to the seconds that flags may be old, for example 300.",
             id=ids.NEVER_RENEWED,
         )
-    elif not seconds > 0:
+    elif seconds <= 0:
         yield CheckWarning(
             f"CACHES[{alias!r}] has the TIMEOUT {seconds:g}: no answer is ever fresh, and PostHog "
             "is asked again and again.",
