@@ -21,7 +21,7 @@ from olposthog.protocol import PostHogError
 
 NOON = 1_750_000_000.0
 INTERVAL = 60.0
-HEAD, BODY = "zz:definitions:head", "zz:definitions:body"
+HEAD = "zz:definitions:head"
 
 
 class Died(BaseException):
@@ -39,9 +39,24 @@ class Store:
         expires, value = self._entries.get(key, (0.0, None))
         return value if expires > self._world.now else None
 
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        found = {key: self.get(key) for key in keys}
+        return {key: value for key, value in found.items() if value is not None}
+
     def set(self, key: str, value: Any, seconds: float | None) -> None:
+        if self._world.holds_texts or key == HEAD or ":fetch:" in key:
+            self.write(key, value, seconds)
+
+    def write(self, key: str, value: Any, seconds: float | None) -> None:
         lifetime = float("inf") if seconds is None else seconds
         self._entries[key] = (self._world.now + lifetime, value)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        self.lose(keys)
+
+    def parts(self) -> list[str]:
+        """Return the keys of the parts that stand there."""
+        return [key for key in self._entries if key != HEAD and ":fetch:" not in key]
 
     def lose(self, keys: Iterable[str] | None = None) -> None:
         for key in list(self._entries) if keys is None else keys:
@@ -58,8 +73,7 @@ class Line:
     def get_many(self, keys: Iterable[str], seconds: float) -> dict[str, Any] | None:
         if self.cut:
             return None
-        found = {key: self._world.store.get(key) for key in keys}
-        return {key: value for key, value in found.items() if value is not None}
+        return self._world.store.get_many(keys)
 
     def claim(self, key: str, lifetime_seconds: float) -> bool | None:
         if self.cut:
@@ -116,6 +130,7 @@ class World:
     now: float = 0.0
     version: int = 0
     is_down: bool = False
+    holds_texts: bool = True
     deaths: int = 0
     losses: int = 0
     cuts: int = 0
@@ -203,7 +218,7 @@ class World:
             self.store.lose()
         if chance() < odds.lost_part:
             self.losses += 1
-            self.store.lose([self.chance.choice([HEAD, BODY])])
+            self.store.lose([HEAD] if self.chance.random() < 0.5 else self.store.parts())
         if chance() < odds.cut:
             self.cuts += not member.line.cut
             member.line.cut = not member.line.cut
