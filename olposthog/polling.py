@@ -283,8 +283,11 @@ class DefinitionsPoll(Generic[T]):
         Turns are counted from the last answer, so a process that dies amid its own costs one.
         """
         head = self._head
-        if head and self._is_behind(head):
-            return self._clock() - self._fetched_at >= self._interval
+        if head and head.is_unstored:
+            if self._clock() - self._fetched_at < self._interval:
+                return False
+            if self._is_behind(head):
+                return True
         window = self._interval if head and head.digest else FETCH_SECONDS
         if head is None:
             turn = f"first:{int(self._wall() // window)}"

@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ class Store:
     def delete_many(self, keys: Iterable[str]) -> None:
         self.lose(keys)
 
-    def parts(self) -> list[str]:
+    def texts(self) -> list[str]:
         """Return the keys of the parts that stand there."""
         return [key for key in self._entries if key != HEAD and ":fetch:" not in key]
 
@@ -65,6 +66,8 @@ class Store:
 
 class Line:
     """One process's way to the store, which may be cut, or lose what is written."""
+
+    alias = "durable"
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -103,6 +106,7 @@ class Member:
     fetched: bool = False
     """Whether it fetched in its last look: what others fetched, it then sees in the next one."""
     doomed: bool = False
+    fetches: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ class World:
         """Ask PostHog; meanwhile the others go on."""
         member.fetched = True
         self.fetches.append(self.now)
+        member.fetches.append(self.now)
         asked_for, is_down = self.version, self.is_down
         slow = self.chance.random() < self.odds.slow_fetch
         duration = self.chance.uniform(0, FETCH_SECONDS) if slow else 0.0
@@ -218,7 +223,7 @@ class World:
             self.store.lose()
         if chance() < odds.lost_part:
             self.losses += 1
-            self.store.lose([HEAD] if self.chance.random() < 0.5 else self.store.parts())
+            self.store.lose([HEAD] if self.chance.random() < 0.5 else self.store.texts())
         if chance() < odds.cut:
             self.cuts += not member.line.cut
             member.line.cut = not member.line.cut
@@ -248,6 +253,8 @@ class World:
         member.version = version
         head = Head.from_text(self.store.get(HEAD))
         if not (member.line.cut or member.fetched or self.odds.dropped_write or self.losses):
+            if not self.holds_texts:
+                return  # it may have to wait for a fetch of its own
             assert head is not None
             assert head.digest == member.poll._loaded_digest, "the fleet has others"
 
@@ -364,6 +371,18 @@ def test_dropped_writes() -> None:
     for world in worlds(100, Odds(dropped_write=0.3)):
         assert no_turn_was_taken_twice(world)
         assert len(world.fetches) <= INTERVALS + 1
+
+
+def test_texts_that_are_not_stored() -> None:
+    """A cache that stores heads only costs each process a fetch a version and interval at most."""
+    for seed in range(60):
+        world = World(seed, Odds(), SKEWED, holds_texts=False)
+        world.run_until(8 * INTERVAL)
+        for one in world.fleet:
+            pauses = [later - earlier for earlier, later in pairwise(one.fetches)]
+            # Before the cache counts as too small, a turn is as long as a fetch.
+            assert all(pause >= INTERVAL for pause in pauses[1:]), pauses
+        world.settle()
 
 
 def test_everything_at_once() -> None:

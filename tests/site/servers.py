@@ -305,7 +305,7 @@ class PostgreSQLProgram:
             for source in (programs, libraries):
                 shutil.copytree(source, copies / source.relative_to(package.parent))
             for path in (copies, *copies.rglob("*")):
-                shutil.chown(path, self._user.name)
+                shutil.chown(path, self._user.name or os.geteuid())
             return copies / programs.relative_to(package.parent) / "bin"
         return programs / "bin"
 
