@@ -554,6 +554,19 @@ def test_a_claim_that_nobody_holds_is_undecided(unruly, share, monkeypatch):
     assert shared.claim("probe", 60) is None
 
 
+def test_pauses_between_claims_have_jitter(unruly, monkeypatch):
+    """The pause after each attempt that nobody won is a random part of it."""
+    drawn = iter([0.0, 0.5, 1.0])
+    paused: list[float] = []
+    shared = SharedCache("durable", read_seconds=PATIENCE, chance=lambda: next(drawn))
+    monkeypatch.setattr(unruly, "add", lambda *_: False)
+    monkeypatch.setattr("olposthog.cache.time.sleep", paused.append)
+
+    assert shared.claim("probe", 60) is None
+    shared.close()
+    assert paused == pytest.approx([0.01, 0.075, 0.2])
+
+
 def test_a_claim_on_a_hanging_cache_is_undecided(unruly, share):
     """A claim that the cache does not answer is neither won nor lost."""
     shared = share(read_seconds=SOON)
@@ -592,6 +605,27 @@ def test_a_failing_write_is_a_failure_of_the_cache(unruly, share, log):
 
     assert shared.is_away
     assert log() == [FAILED]
+
+
+def test_a_refused_write_is_no_failure_of_the_cache(unruly, share, log, clock, monkeypatch):
+    """While the cache can be read, a write that raises costs that value and a line a minute."""
+    shared = share()
+
+    def refuse(*_: object) -> None:
+        raise ValueError("the value of olposthog:secret is too large")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unruly, "set", refuse)
+        for _ in range(3):
+            assert shared.later(lambda cache: cache.set("ada", "answer"))
+            assert not shared.write(put("ada", "answer"), SOON)
+    assert shared.write(put("bob", "answer"), PATIENCE)
+
+    assert not shared.is_away
+    assert shared.get_many(["ada", "bob"], PATIENCE) == {"bob": "answer"}
+    (line,) = log()
+    assert line[1].startswith("Shared cache 'durable' refused a write (ValueError).")
+    assert "secret" not in line[1]
 
 
 def test_a_resting_cache_is_left_alone(unruly, share, clock):

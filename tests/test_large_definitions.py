@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 from django.core.cache import caches
-from pytest_django import Settings
+from pytest_django import DjangoDbBlocker, Settings
 
 from olposthog import per_process
 from olposthog.features import evaluate
@@ -17,7 +17,9 @@ from olposthog.large_text import PART_CHARACTERS, PackedText, part_keys, unpack
 from olposthog.polling import MAX_WRITES
 from tests.posthog_faults import Status
 from tests.posthog_server import PATIENCE, PostHogServer, Variant
+from tests.site.in_process import use_store
 from tests.site.memcached import MIB, Raising, Reporting, Silent, memcached
+from tests.site.processes import Store
 from tests.test_definitions import flag
 from tests.test_polling import INTERVAL, LOGGER, PREFIX, Clock, Process, lines, shared_head
 
@@ -120,6 +122,29 @@ def test_text_above_the_limit_is_shared(
     assert shared_head().parts == parts
     assert not first.shared.is_away
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("store", ["redis_cache", "postgresql_cache"])
+def test_large_text_on_a_server(
+    *,
+    request: pytest.FixtureRequest,
+    settings: Settings,
+    django_db_blocker: DjangoDbBlocker,
+    start: Callable[[], Process],
+    enabled: PostHogServer,
+    store: str,
+) -> None:
+    """Redis and PostgreSQL hold the same parts, and share them between processes."""
+    durable: Store = request.getfixturevalue(store)
+    define(enabled, "a", filler=noise(1, 3 * MIB))
+    with use_store(durable, settings, django_db_blocker):
+        fleet = [start(), start()]
+        assert [one.look() for one in fleet] == [["a"]] * 2
+        assert shared_head().parts == 5
+        for one in fleet:
+            one.shared.close()
+
+    assert len(enabled.definition_calls) == 1
 
 
 @pytest.mark.parametrize("missing", range(5))

@@ -20,8 +20,14 @@ from olposthog.definitions import Definitions
 from olposthog.entries import control_prefix
 from olposthog.features import evaluate
 from olposthog.gateway import Gateway
-from olposthog.large_text import part_keys, unpack
-from olposthog.polling import CLAIM_SECONDS, FETCH_SECONDS, DefinitionsPoll, Head
+from olposthog.large_text import MAX_PARTS, part_keys, unpack
+from olposthog.polling import (
+    CLAIM_SECONDS,
+    FETCH_SECONDS,
+    LOOK_SECONDS,
+    DefinitionsPoll,
+    Head,
+)
 from olposthog.snapshot import Runtime, Source
 from tests.posthog_faults import (
     Body,
@@ -61,6 +67,7 @@ class Moody(LocMemCache):
     refuses = False
     drops = False
     reads: list[str] = []
+    written: list[str] = []
 
     def get_many(self, keys: Any, version: int | None = None) -> dict[Any, Any]:
         self._touch()
@@ -76,10 +83,11 @@ class Moody(LocMemCache):
         self._touch()
         return super().add(*args, **options)
 
-    def set(self, *args: Any, **options: Any) -> None:
+    def set(self, key: str, *args: Any, **options: Any) -> None:
         self._touch()
+        type(self).written.append(key)
         if not self.drops:
-            super().set(*args, **options)
+            super().set(key, *args, **options)
 
     def _touch(self) -> None:
         if self.refuses:
@@ -95,7 +103,7 @@ def cache(settings: Settings) -> Iterator[type[Moody]]:
     }
     Moody.refuses = Moody.drops = False
     caches["durable"].clear()
-    Moody.reads = []
+    Moody.reads, Moody.written = [], []
     yield Moody
     Moody.refuses = Moody.drops = False
     caches["durable"].clear()
@@ -1026,6 +1034,89 @@ def test_closed_poll_blames_nobody(
 
     assert caplog.messages == []
     assert process.head.failure == ""
+
+
+# ---- what is written
+
+
+def test_text_is_not_written_again(
+    process: Process, posthog: PostHogServer, clock: Clock, cache: type[Moody]
+) -> None:
+    """Parts that are stored are not written again, whatever becomes of the head or of PostHog."""
+    process.look()
+    parts = shared_parts()
+    cache.written = []
+    for fault in (None, Status(500), None):
+        posthog.definitions_fault = fault
+        put_head(None)
+        process.look()
+        clock.now += INTERVAL
+        process.look()
+
+    assert set(cache.written) == {f"{PREFIX}head"}
+    assert shared_parts() == parts
+    assert shared_text() == posthog.definitions
+
+
+def test_head_is_written_last(
+    start: Callable[..., Process], process: Process, cache: type[Moody]
+) -> None:
+    """A process that dies while it writes leaves no head that names what is not there."""
+    process.look()
+
+    head, (part,) = f"{PREFIX}head", shared_parts()
+    assert cache.written == [head, part, head]  # the first says that a fetch is under way
+
+
+@pytest.mark.parametrize("parts", [-1, 1.5, True, None, "1", MAX_PARTS + 1], ids=repr)
+def test_head_with_an_impossible_number_of_parts(
+    start: Callable[..., Process], process: Process, clock: Clock, parts: object
+) -> None:
+    """A head that names no possible parts counts as lost."""
+    process.look()
+    text = json.dumps({**json.loads(shared_head().to_text()), "parts": parts})
+
+    assert Head.from_text(text) is None
+
+
+def test_head_of_an_earlier_version(
+    start: Callable[..., Process], process: Process, posthog: PostHogServer, clock: Clock
+) -> None:
+    """Where a head names no parts, each process fetches once, and the next turn stores them."""
+    process.look()
+    earlier = json.loads(shared_head().to_text())
+    del earlier["parts"]
+    put_parts(None)
+    put_head(json.dumps(earlier))
+
+    second = start()
+    assert second.look() == ["a"]
+    assert second.look() == ["a"]
+    assert len(posthog.definition_calls) == 2
+
+    clock.now += INTERVAL
+    second.look()
+    assert shared_text() == posthog.definitions
+    assert start().look() == ["a"]
+    assert len(posthog.definition_calls) == 3
+
+
+def test_looks_have_jitter(process: Process) -> None:
+    """Between half and all of the pause passes before the next look, and each is drawn anew."""
+    drawn, paused = iter([0.0, 0.5, 1.0]), []
+
+    class Pauses(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            paused.append(timeout)
+            if len(paused) == 3:
+                self.set()
+            return self.is_set()
+
+    process.poll._chance = lambda: next(drawn)
+    process.poll._closed = Pauses()
+    process.poll._keep_looking()
+
+    assert paused == [LOOK_SECONDS / 2, LOOK_SECONDS * 0.75, LOOK_SECONDS]
 
 
 # ---- a whole process
