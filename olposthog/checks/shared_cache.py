@@ -12,6 +12,7 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.cache.backends.redis import RedisCache
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
@@ -130,11 +131,12 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
                 "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS, plus 200.",
                 id=ids.SMALL_CACHE,
             )
-    if _hides_failures(cache):
+    hiding_option = _option_that_hides_failures(cache)
+    if hiding_option:
         yield CheckWarning(
             f"{name} that ignores exceptions: nobody is told when it is away, and neither is the "
             "circuit breaker, which each process has for itself then.",
-            hint='Set OPTIONS: {"IGNORE_EXCEPTIONS": False} for it. Flags are answered all the '
+            hint=f'Set OPTIONS: {{"{hiding_option}": False}} for it. Flags are answered all the '
             "same while it is away.",
             id=ids.FAILURES_HIDDEN,
         )
@@ -148,12 +150,17 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
         )
 
 
-def _hides_failures(cache: Any) -> bool:
-    """Return whether a cache is django-redis', told to answer as if it were empty when it is away.
+def _option_that_hides_failures(cache: Any) -> str:
+    """Return the option by which a cache looks empty while it is unavailable, "" if it does not.
 
-    Its OPTIONS count, and where they do not say, its own setting.
+    For django-redis its OPTIONS count, and in their absence its own setting.
     """
-    return bool(getattr(cache, "_ignore_exceptions", False))
+    if getattr(cache, "_ignore_exceptions", False):
+        return "IGNORE_EXCEPTIONS"
+    # Django keeps the options of a memcached client here.
+    if isinstance(cache, BaseMemcachedCache) and getattr(cache, "_options", {}).get("ignore_exc"):
+        return "ignore_exc"
+    return ""
 
 
 def _may_wait_for_ever(cache: Any) -> bool:

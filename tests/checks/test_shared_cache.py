@@ -326,6 +326,17 @@ def test_broken_cache(broken, entry, reason):
     assert SECRET not in str(message)
 
 
+@pytest.mark.parametrize("hides", [True, False])
+def test_memcached_that_ignores_exceptions(durable, hides):
+    """A pymemcache that looks empty while it is unavailable hides that from the breaker."""
+    memcached = f"{BACKENDS}.memcached.PyMemcacheCache"
+    durable(BACKEND=memcached, LOCATION="127.0.0.1:1", OPTIONS={"ignore_exc": hides})
+
+    assert found_ids() == ([ids.FAILURES_HIDDEN] if hides else [])
+    if hides:
+        assert "ignore_exc" in str(warning().hint)
+
+
 class Leaky(BaseCache):
     """A backend that complains about its address."""
 
