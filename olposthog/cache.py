@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -21,6 +22,8 @@ from django.db import close_old_connections
 
 from .counters import Tally
 from .flight import Saturated, Workers
+from .jitter import jittered
+from .sparing import Sparing
 
 if TYPE_CHECKING:
     from django.core.cache.backends.base import BaseCache
@@ -32,7 +35,9 @@ T = TypeVar("T")
 READ_SECONDS = 1.0
 """How long a shared cache may take to answer, at most, before it counts as hanging."""
 CLAIM_PAUSES_SECONDS = (0.02, 0.1, 0.2)
-"""How long to wait after an attempt to claim that nobody won."""
+"""Maximum pauses after the attempts to claim that no process won."""
+DEFAULT_TIMEOUT_SECONDS = 300
+"""What Django uses where an alias has no TIMEOUT, or one that is not a number."""
 FIRST_READ = 2
 """A process's first question, which connects and imports, may take so many times as long."""
 REST_SECONDS = 1.0
@@ -92,10 +97,13 @@ class SharedCache:
         *,
         read_seconds: float = READ_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.alias = alias
         self._read_seconds = read_seconds
         self._clock = clock
+        self._chance = chance
+        self._sparing = Sparing(clock)
         self._readers = Workers("olposthog-cache-read", size=4, backlog=1000)
         # Readers may all hang: whether the cache answers again is asked by another thread.
         self._scout = Workers("olposthog-cache-scout", size=1, backlog=1)
@@ -122,12 +130,14 @@ class SharedCache:
         return f"{self.alias!r} {f'is away ({self.failure})' if self.is_away else 'answers'}"
 
     @property
-    def timeout_seconds(self) -> float | None:
-        """How long an entry is fresh: the alias's TIMEOUT; None means for ever."""
+    def timeout_seconds(self) -> int | None:
+        """How long an entry is fresh: the alias's TIMEOUT, as Django reads it. None is for ever."""
         if self.alias is None:
             return 0
-        timeout: Any = settings.CACHES[self.alias].get("TIMEOUT", 300)
-        return None if timeout is None else float(timeout)
+        try:
+            return read_timeout(self.alias)
+        except ValueError:
+            return DEFAULT_TIMEOUT_SECONDS
 
     def get_many(self, keys: Iterable[str], seconds: float) -> dict[str, Any] | None:
         """Return the entries found, or None when the cache could not be read in time."""
@@ -154,7 +164,7 @@ class SharedCache:
                     return False
                 # `DatabaseCache` also says False when it cannot write: because SQLite is locked
                 # for a moment, perhaps by who is about to win, or because the disk is full.
-                time.sleep(pause)
+                time.sleep(jittered(pause, self._chance))
             return None
 
         return self._ask(claim, math.inf)
@@ -162,12 +172,13 @@ class SharedCache:
     def later(self, job: Callable[[BaseCache], object]) -> bool:
         """Do `job` with the cache on the writer's thread, after the writes before it.
 
-        Return False when it is dropped: the cache is left alone, or too many writes wait.
+        Return False when it is dropped: the cache is left alone, or too many writes wait. A job
+        that raises while the cache can be read, as with a value that is too large, is logged.
         """
         if self._is_left_alone():
             return False
         try:
-            self._writer.submit(lambda: self._guarded(job))
+            self._writer.submit(lambda: self._guarded(job, writes=True))
         except Saturated:
             log.debug("Too many shared-cache writes wait; one is dropped.")
             return False
@@ -216,22 +227,39 @@ class SharedCache:
         """Whether flags do without the cache: it fails or hangs, or there is none."""
         return self.alias is None or self._rests_until is not None
 
-    def _guarded(self, job: Callable[[BaseCache], T]) -> T | None:
+    def _guarded(self, job: Callable[[BaseCache], T], *, writes: bool = False) -> T | None:
         returns = self._returns
         try:
-            close_old_connections()
-            try:
-                result = job(caches[self.alias or ""])
-                self._has_answered = True
-                return result
-            finally:
-                close_old_connections()
+            return self._run(job)
         except Exception as error:  # a cache backend may raise anything
             log.debug("The shared cache failed.", exc_info=True)
-            if returns == self._returns:  # else it failed before it came back
-                # The type alone: a backend may quote a key or an address.
-                self._leave_alone(type(error).__name__)
-            return None
+            reason = type(error).__name__  # a backend's message may quote a key or an address
+        if writes and self._is_readable():
+            if self._sparing.may_say("refused"):
+                log.warning(
+                    "Shared cache %r refused a write (%s). It stays in use. Is the value too "
+                    "large, or the cache full or read-only?",
+                    self.alias,
+                    reason,
+                )
+        elif returns == self._returns:  # else it failed before it came back
+            self._leave_alone(reason)
+        return None
+
+    def _run(self, job: Callable[[BaseCache], T]) -> T:
+        close_old_connections()
+        try:
+            result = job(caches[self.alias or ""])
+            self._has_answered = True
+            return result
+        finally:
+            close_old_connections()
+
+    def _is_readable(self) -> bool:
+        try:
+            return self._run(_answers)
+        except Exception:  # noqa: BLE001  # a cache backend may raise anything
+            return False
 
     def _is_left_alone(self) -> bool:
         """Return whether to do without the cache.
@@ -274,6 +302,20 @@ class SharedCache:
                 self.alias,
                 reason,
             )
+
+
+def read_timeout(alias: str) -> int | None:
+    """Return the TIMEOUT of an alias in seconds, None if it is None.
+
+    A key in lower case takes precedence, as in Django. Raise ValueError if it is not a number, for
+    which Django uses `DEFAULT_TIMEOUT_SECONDS`.
+    """
+    params = settings.CACHES[alias]
+    timeout: Any = params.get("timeout", params.get("TIMEOUT", DEFAULT_TIMEOUT_SECONDS))
+    try:
+        return None if timeout is None else int(timeout)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"{timeout!r} is not a number of seconds") from error
 
 
 def _answers(cache: BaseCache) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .cache import READ_SECONDS, SharedCache
 from .flight import Saturated, Workers
+from .jitter import jittered
 
 if TYPE_CHECKING:
     from django.core.cache.backends.base import BaseCache
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 NEWS_SECONDS = 3600.0
 """How long it is remembered that a state was announced."""
 PAUSES_SECONDS = (0.05, 0.25, 1.0)
-"""When a state that did not arrive is written again."""
+"""Maximum pauses before a state that did not arrive is written again."""
 
 
 class CacheLedger:
@@ -81,6 +82,6 @@ class CacheLedger:
             stored = cache.get(self.state_key)
             if stored == state or stored != before:
                 break
-            time.sleep(pause)
+            time.sleep(jittered(pause))
             cache.set(self.state_key, state, None)
         return bool(cache.add(claim, 1, NEWS_SECONDS)) or cache.get(claim) is None

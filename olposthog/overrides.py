@@ -48,6 +48,10 @@ class Override:
     unexpected: set[str] = field(default_factory=set)
     """The keys that were read though nothing mentions them, while this one is strict."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # The copy of a snapshot reports to the same test which flags were read.
+        return self
+
     def decisions(self) -> dict[str, Decision]:
         """Return what it decides, in PostHog's place."""
         return {

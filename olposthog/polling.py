@@ -3,14 +3,18 @@
 PostHog bills each fetch as ten requests, so the fleet makes one in POSTHOG_POLL_INTERVAL. The
 definitions stand in the shared cache without an expiry, and stay in use while PostHog has nothing
 new, fails, or refuses. All work is done in background threads: one looks, and two fetch.
+
+The shared cache holds a small head under one key, and the text of the definitions in parts. The
+head is written last and names the parts. If the cache does not store the parts, the head says so,
+and each process fetches the text for itself, at most once in POSTHOG_POLL_INTERVAL.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
+import random
 import secrets
 import threading
 import time
@@ -23,6 +27,8 @@ from ._local import Definitions, DefinitionsError, parse
 from .cache import READ_SECONDS, SharedCache
 from .counters import Tally
 from .flight import Saturated, Workers
+from .jitter import jittered
+from .large_text import MAX_PARTS, PackedText, part_keys, unpack
 from .protocol import PostHogError
 
 if TYPE_CHECKING:
@@ -40,6 +46,11 @@ FETCHES = Tally("definition_fetches", ("new", "unchanged", "failed"))
 """How fetches of definitions ended."""
 LOOK_SECONDS = 5.0
 """How often a process looks whether the fleet has newer definitions, at least."""
+MAX_WRITES = 3
+"""How often a process tries to store a text before it counts as too large for the shared cache.
+
+SQLite drops single writes while it is locked, and each further one is made at a later look.
+"""
 CLAIM_SECONDS = 600.0
 """How long the claim of a turn outlives it: machines' clocks do not agree when that is."""
 
@@ -69,6 +80,8 @@ class Head:
     """Why the last fetch failed; empty when it did not."""
     flags: int | None = None
     """How many flags they define; None where an earlier version wrote the head."""
+    parts: int = 0
+    """How many parts of the text the shared cache holds; 0 if it does not store the text."""
 
     @classmethod
     def from_text(cls, text: object) -> Head | None:
@@ -81,6 +94,8 @@ class Head:
                 return None
             if not math.isfinite(head.fetched_at or 0) or type(head.flags) not in (int, type(None)):
                 return None
+            if type(head.parts) is not int or not 0 <= head.parts <= MAX_PARTS:
+                return None
         except (OverflowError, RecursionError, TypeError, ValueError):
             return None
         return head
@@ -88,6 +103,11 @@ class Head:
     def to_text(self) -> str:
         """Return the head as the shared cache keeps it."""
         return json.dumps(asdict(self))
+
+    @property
+    def is_unstored(self) -> bool:
+        """Whether there are definitions that the shared cache does not store."""
+        return bool(self.digest) and not self.parts
 
 
 class DefinitionsPoll(Generic[T]):
@@ -103,6 +123,7 @@ class DefinitionsPoll(Generic[T]):
         interval_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._fetcher = fetcher
         self._shared = shared
@@ -111,16 +132,20 @@ class DefinitionsPoll(Generic[T]):
         self._interval = interval_seconds
         self._clock = clock
         self._wall = wall
+        self._chance = chance
         self._head: Head | None = None
         self._seen = ""  # the token that stood in the shared cache when it was last read
         self._replaced = ""  # the token in whose place this process has put another
         self._looked_at = -math.inf
         self._begun_between = (-math.inf, math.inf)  # when the head became the fleet's
-        self._text = ""
+        self._packed = PackedText("", ())
         self._loaded: T | None = None
         self._loaded_digest = ""
         self._loaded_flags = 0
         self._last_turn = ""
+        self._fetched_at = -math.inf
+        self._failed_writes = 0
+        self._is_unstored = False  # as far as this process knows, and has logged
         self._has_looked = threading.Event()
         self._rests = threading.Event()
         self._closed = threading.Event()
@@ -197,7 +222,7 @@ class DefinitionsPoll(Generic[T]):
                 log.exception("Looking for flag definitions failed in an unforeseen way.")
             self._has_looked.set()
             self._rests.set()
-            self._closed.wait(min(LOOK_SECONDS, self._interval / 4))
+            self._closed.wait(jittered(min(LOOK_SECONDS, self._interval / 4), self._chance))
 
     def _take_over(self, head: Head | None) -> bool:
         """Take over what the fleet has; return whether all of it could be read."""
@@ -209,10 +234,12 @@ class DefinitionsPoll(Generic[T]):
         self._seen = head.token if head else ""
         if head is None or not usable or head.token == self._replaced:
             # Not there, not usable, or older. What this process has may be all that the fleet has.
-            if self._loaded_digest and self._head:
-                self._write(self._head, self._text, over=self._seen)
+            if self._loaded_digest and self._head and self._head.digest == self._loaded_digest:
+                self._write(self._head, over=self._seen)
         else:
             self._adopt(head, self._looked_at)
+            if head.parts:
+                self._failed_writes, self._is_unstored = 0, False
         return True
 
     def _adopt(self, head: Head, not_before: float) -> None:
@@ -221,16 +248,22 @@ class DefinitionsPoll(Generic[T]):
         self._head = head
 
     def _load_shared(self, head: Head) -> bool | None:
-        """Return whether the fleet's definitions are now this process's; None if unreadable."""
+        """Return whether `head` and its text can be used; None if the cache was unreadable.
+
+        The text is loaded, unless the shared cache does not store it: this process then fetches it.
+        """
         if not head.digest:
             return not self._loaded_digest
         if head.token == self._replaced:
             return False
-        found = self._shared.get_many([self._key("body")], READ_SECONDS)
+        if head.is_unstored:
+            return True
+        keys = part_keys(self._prefix, head.digest, head.parts)
+        found = self._shared.get_many(keys, READ_SECONDS)
         if found is None:
             return None
-        text = found.get(self._key("body"))
-        return isinstance(text, str) and _digest(text) == head.digest and self._load(text)
+        text = unpack([found.get(key) for key in keys], head.digest)
+        return text is not None and self._load(text)
 
     def _load(self, text: str) -> bool:
         try:
@@ -239,7 +272,8 @@ class DefinitionsPoll(Generic[T]):
             log.debug("Flag definitions cannot be used.", exc_info=error)
             return False
         self._loaded = self._make(definitions)
-        self._text, self._loaded_digest = text, _digest(text)
+        self._packed = PackedText.of(text)
+        self._loaded_digest = self._packed.digest
         self._loaded_flags = len(definitions.flags)
         if definitions.faults:
             log.warning(
@@ -255,6 +289,11 @@ class DefinitionsPoll(Generic[T]):
         Turns are counted from the last answer, so a process that dies amid its own costs one.
         """
         head = self._head
+        if head and head.is_unstored:
+            if self._clock() - self._fetched_at < self._interval:
+                return False
+            if self._is_behind(head):
+                return True
         window = self._interval if head and head.digest else FETCH_SECONDS
         if head is None:
             turn = f"first:{int(self._wall() // window)}"
@@ -270,6 +309,10 @@ class DefinitionsPoll(Generic[T]):
         lifetime = window + CLAIM_SECONDS
         return self._shared.claim(self._key(f"fetch:{turn}"), lifetime) is not False
 
+    def _is_behind(self, head: Head) -> bool:
+        """Return whether this process must fetch the text of `head` from PostHog itself."""
+        return head.is_unstored and head.digest != self._loaded_digest
+
     def _turning_for(self, head: Head) -> float:
         """How long `head` has been the fleet's: the wall clock, held within what this process saw.
 
@@ -281,11 +324,13 @@ class DefinitionsPoll(Generic[T]):
 
     def _fetch(self) -> None:
         head = self._head
+        self._fetched_at = self._clock()
         if head is None:
             head = Head(secrets.token_hex(8), self._wall())
             self._adopt(head, self._clock())
             self._write(head, over=head.token)
         etag = head.etag if head.digest == self._loaded_digest else None
+        was_behind = self._is_behind(head)
         try:
             fetched = self._ask(etag)
             if fetched.text is not None and not self._load(fetched.text):
@@ -295,9 +340,16 @@ class DefinitionsPoll(Generic[T]):
                 self._fail(head, str(error))
             return
         FETCHES.count("unchanged" if fetched.text is None else "new")
+        if was_behind and not self._is_behind(head):
+            return
         now = self._wall()
         updated = replace(
-            head, token=secrets.token_hex(8), checked_at=now, digest=self._loaded_digest, failure=""
+            head,
+            token=secrets.token_hex(8),
+            checked_at=now,
+            digest=self._loaded_digest,
+            failure="",
+            parts=len(self._packed.parts),
         )
         if fetched.text is not None:
             updated = replace(updated, etag=fetched.etag, fetched_at=now, flags=self._loaded_flags)
@@ -305,7 +357,7 @@ class DefinitionsPoll(Generic[T]):
             log.warning("Flag definitions can be fetched again.")
         self._adopt(updated, self._clock())
         self._replaced = head.token
-        self._write(updated, self._text if fetched.text is not None else None, over=head.token)
+        self._write(updated, over=head.token)
 
     def _ask(self, etag: str | None) -> Fetched:
         """Fetch where it can be abandoned: headers that trickle know no deadline."""
@@ -330,23 +382,55 @@ class DefinitionsPoll(Generic[T]):
         self._head = replace(head, failure=reason)
         self._write(self._head, over=head.token)
 
-    def _write(self, head: Head, text: str | None = None, *, over: str) -> None:
-        """Write without waiting, unless somebody has written since this process looked."""
+    def _write(self, head: Head, *, over: str) -> None:
+        """Write without waiting, unless another process has written since this one looked.
+
+        The text comes first, so that a head never names parts that were not written.
+        """
         expected = {self._seen, over}
+        packed = self._packed if head.digest == self._loaded_digest else None
 
         def write(cache: BaseCache) -> None:
             stored = Head.from_text(cache.get(self._key("head")))
             if stored is not None and stored.token not in expected:
                 return
-            if text is not None:
-                cache.set(self._key("body"), text, None)
-            cache.set(self._key("head"), head.to_text(), None)
+            parts: int | None = head.parts
+            if packed and packed.digest:
+                parts = self._store(cache, packed, stored)
+            if parts is None:
+                return
+            cache.set(self._key("head"), replace(head, parts=parts).to_text(), None)
+            if stored and stored.parts and head.digest not in ("", stored.digest):
+                cache.delete_many(part_keys(self._prefix, stored.digest, stored.parts))
 
         self._shared.later(write)
 
+    def _store(self, cache: BaseCache, packed: PackedText, stored: Head | None) -> int | None:
+        """Return in how many parts the cache stores the text; 0 if it does not, None if unknown."""
+        try:
+            failure = "" if packed.store(cache, self._prefix) else "it cannot be read back"
+        except Exception as error:  # noqa: BLE001  # a backend may raise anything for a large value
+            failure = type(error).__name__
+        was_unstored = self._is_unstored or (stored is not None and stored.is_unstored)
+        if not failure:
+            self._failed_writes, self._is_unstored = 0, False
+            if was_unstored:
+                log.warning("Shared cache %r stores flag definitions again.", self._shared.alias)
+            return len(packed.parts)
+        self._failed_writes += 1
+        if not was_unstored and self._failed_writes < MAX_WRITES:
+            return None  # the next look writes again
+        if not was_unstored:
+            log.warning(
+                "Shared cache %r does not store the flag definitions (%s, %d bytes). Each process "
+                "fetches them itself, once per POSTHOG_POLL_INTERVAL. Check the cache's limits.",
+                self._shared.alias,
+                failure,
+                sum(map(len, packed.parts)),
+            )
+        self._is_unstored = True
+        cache.delete_many(part_keys(self._prefix, packed.digest, len(packed.parts)))
+        return 0
+
     def _key(self, name: str) -> str:
         return f"{self._prefix}{name}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -203,6 +203,23 @@ class FlagSnapshot:
     """
     reported: set[str] = field(default_factory=set, repr=False)
     """The keys whose exposure need not be looked at again; kept by `olposthog.exposures`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python can neither pickle nor copy a `MappingProxyType`, only what is in it.
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        frozen = {
+            name: value.copy()
+            for name, value in values.items()
+            if isinstance(value, MappingProxyType)
+        }
+        return _restore, ({**values, **frozen}, frozenset(frozen))
+
+
+def _restore(values: dict[str, Any], frozen: frozenset[str]) -> FlagSnapshot:
+    """Return the snapshot with these fields; mappings that were read-only are so again."""
+    for name in frozen:
+        values[name] = MappingProxyType(values[name])
+    return FlagSnapshot(**values)
 
 
 def answer(

@@ -554,6 +554,19 @@ def test_a_claim_that_nobody_holds_is_undecided(unruly, share, monkeypatch):
     assert shared.claim("probe", 60) is None
 
 
+def test_pauses_between_claims_have_jitter(unruly, monkeypatch):
+    """The pause after each attempt that nobody won is a random part of it."""
+    drawn = iter([0.0, 0.5, 1.0])
+    paused: list[float] = []
+    shared = SharedCache("durable", read_seconds=PATIENCE, chance=lambda: next(drawn))
+    monkeypatch.setattr(unruly, "add", lambda *_: False)
+    monkeypatch.setattr("olposthog.cache.time.sleep", paused.append)
+
+    assert shared.claim("probe", 60) is None
+    shared.close()
+    assert paused == pytest.approx([0.01, 0.075, 0.2])
+
+
 def test_a_claim_on_a_hanging_cache_is_undecided(unruly, share):
     """A claim that the cache does not answer is neither won nor lost."""
     shared = share(read_seconds=SOON)
@@ -592,6 +605,27 @@ def test_a_failing_write_is_a_failure_of_the_cache(unruly, share, log):
 
     assert shared.is_away
     assert log() == [FAILED]
+
+
+def test_a_refused_write_is_no_failure_of_the_cache(unruly, share, log, clock, monkeypatch):
+    """While the cache can be read, a write that raises costs that value and a line a minute."""
+    shared = share()
+
+    def refuse(*_: object) -> None:
+        raise ValueError("the value of olposthog:secret is too large")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unruly, "set", refuse)
+        for _ in range(3):
+            assert shared.later(lambda cache: cache.set("ada", "answer"))
+            assert not shared.write(put("ada", "answer"), SOON)
+    assert shared.write(put("bob", "answer"), PATIENCE)
+
+    assert not shared.is_away
+    assert shared.get_many(["ada", "bob"], PATIENCE) == {"bob": "answer"}
+    (line,) = log()
+    assert line[1].startswith("Shared cache 'durable' refused a write (ValueError).")
+    assert "secret" not in line[1]
 
 
 def test_a_resting_cache_is_left_alone(unruly, share, clock):
@@ -795,14 +829,22 @@ def test_without_an_alias_nothing_is_asked(share):
         ({"TIMEOUT": 60}, 60),
         ({"TIMEOUT": 0}, 0),
         ({"TIMEOUT": None}, None),
+        ({"timeout": 60}, 60),
+        ({"timeout": 60, "TIMEOUT": 10}, 60),
+        ({"timeout": None, "TIMEOUT": 10}, None),
+        ({"TIMEOUT": "60"}, 60),
+        ({"TIMEOUT": 60.9}, 60),
+        ({"TIMEOUT": "soon"}, 300),
+        ({"TIMEOUT": []}, 300),
+        ({"timeout": "soon", "TIMEOUT": 10}, 300),
     ],
-    ids=["default", "number", "zero", "none"],
+    ids=repr,
 )
 def test_the_alias_says_how_long_an_entry_is_fresh(settings, share, alias, seconds):
-    """It is the alias's TIMEOUT, with Django's default; None means for ever."""
+    """It is the alias's timeout as Django reads it: lower case first, and else its default."""
     settings.CACHES = {**settings.CACHES, "durable": {**settings.CACHES["durable"], **alias}}
 
-    assert share().timeout_seconds == seconds
+    assert share().timeout_seconds == seconds == caches["durable"].default_timeout
 
 
 def test_a_closed_cache_answers_at_once(share):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +20,14 @@ from olposthog.cache import REST_SECONDS, SharedCache
 from olposthog.entries import control_prefix
 from olposthog.features import evaluate
 from olposthog.gateway import Gateway
-from olposthog.polling import CLAIM_SECONDS, FETCH_SECONDS, DefinitionsPoll, Head
+from olposthog.large_text import MAX_PARTS, part_keys, unpack
+from olposthog.polling import (
+    CLAIM_SECONDS,
+    FETCH_SECONDS,
+    LOOK_SECONDS,
+    DefinitionsPoll,
+    Head,
+)
 from olposthog.snapshot import Runtime, Source
 from tests.posthog_faults import (
     Body,
@@ -59,6 +67,7 @@ class Moody(LocMemCache):
     refuses = False
     drops = False
     reads: list[str] = []
+    written: list[str] = []
 
     def get_many(self, keys: Any, version: int | None = None) -> dict[Any, Any]:
         self._touch()
@@ -74,10 +83,11 @@ class Moody(LocMemCache):
         self._touch()
         return super().add(*args, **options)
 
-    def set(self, *args: Any, **options: Any) -> None:
+    def set(self, key: str, *args: Any, **options: Any) -> None:
         self._touch()
+        type(self).written.append(key)
         if not self.drops:
-            super().set(*args, **options)
+            super().set(key, *args, **options)
 
     def _touch(self) -> None:
         if self.refuses:
@@ -93,7 +103,7 @@ def cache(settings: Settings) -> Iterator[type[Moody]]:
     }
     Moody.refuses = Moody.drops = False
     caches["durable"].clear()
-    Moody.reads = []
+    Moody.reads, Moody.written = [], []
     yield Moody
     Moody.refuses = Moody.drops = False
     caches["durable"].clear()
@@ -169,23 +179,47 @@ def define(posthog: PostHogServer, *keys: str) -> None:
     posthog.definitions = {"flags": [flag(key) for key in keys]}
 
 
-def shared(name: str) -> Any:
-    """What stands in the shared cache: the `head` or the `body`."""
-    return caches["durable"].get(f"{control_prefix('project')}definitions:{name}")
+PREFIX = f"{control_prefix('project')}definitions:"
 
 
-def put(name: str, value: object) -> None:
-    key = f"{control_prefix('project')}definitions:{name}"
+def shared_head() -> Head:
+    """Return the head in the shared cache."""
+    head = Head.from_text(caches["durable"].get(f"{PREFIX}head"))
+    assert head is not None
+    return head
+
+
+def shared_parts() -> list[str]:
+    """Return the keys of the parts in the shared cache, of whichever text they are."""
+    stored: dict[str, Any] = caches["durable"]._cache  # type: ignore[attr-defined]  # LocMemCache's
+    keys = [key.split(":", 2)[2] for key in stored]
+    return sorted(key for key in keys if re.fullmatch(PREFIX + "[0-9a-f]{64}:[0-9]+", key))
+
+
+def shared_text() -> Any:
+    """Return the definitions in the shared cache."""
+    head = shared_head()
+    keys = part_keys(PREFIX, head.digest, head.parts)
+    assert shared_parts() == sorted(keys)  # and no others
+    text = unpack([caches["durable"].get(key) for key in keys], head.digest)
+    assert text is not None
+    return json.loads(text)
+
+
+def put_head(value: object) -> None:
+    put(f"{PREFIX}head", value)
+
+
+def put_parts(value: object) -> None:
+    for key in shared_parts():
+        put(key, value)
+
+
+def put(key: str, value: object) -> None:
     if value is None:
         caches["durable"].delete(key)
     else:
         caches["durable"].set(key, value, None)
-
-
-def shared_head() -> Head:
-    head = Head.from_text(shared("head"))
-    assert head is not None
-    return head
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -209,7 +243,7 @@ def test_answer_is_shared(process: Process, posthog: PostHogServer, clock: Clock
     """What was fetched stands in the shared cache as it was sent, with a head that names it."""
     process.look()
 
-    assert json.loads(shared("body")) == posthog.definitions
+    assert shared_text() == posthog.definitions
     head = shared_head()
     assert head == process.head
     assert (head.checked_at, head.fetched_at, head.failure) == (clock.now, clock.now, "")
@@ -222,7 +256,7 @@ def test_nothing_expires(process: Process, posthog: PostHogServer) -> None:
     process.look()
 
     expiries: dict[str, Any] = caches["durable"]._expire_info  # type: ignore[attr-defined]  # LocMemCache's
-    kept = [at for key, at in expiries.items() if key.endswith(("definitions:head", ":body"))]
+    kept = [at for key, at in expiries.items() if PREFIX in key and ":fetch:" not in key]
     assert kept == [None, None]
 
 
@@ -273,7 +307,7 @@ def test_not_modified_begins_a_new_turn(
             first.fetched_at,
         )
         assert posthog.definitions_not_modified == number
-    assert shared("body")
+    assert shared_text() == posthog.definitions
 
 
 def test_news_replace_what_was_known(
@@ -290,7 +324,7 @@ def test_news_replace_what_was_known(
     assert head.digest != first.digest
     assert head.etag != first.etag
     assert head.fetched_at == clock.now
-    assert json.loads(shared("body")) == posthog.definitions
+    assert shared_text() == posthog.definitions
 
 
 def test_news_without_an_etag(process: Process, posthog: PostHogServer, clock: Clock) -> None:
@@ -388,19 +422,23 @@ def test_second_process_reads_along(
     assert len(posthog.definition_calls) == 1
 
 
-def test_body_is_read_once_per_version(
+def test_text_is_read_once_per_version(
     start: Callable[..., Process], process: Process, posthog: PostHogServer, clock: Clock
 ) -> None:
     """A look reads the small head; the definitions are read when they are others."""
     process.look()
+    (part,) = shared_parts()
     second = start()
+    Moody.reads = []
     for _ in range(5):
         second.look()
+    assert Moody.reads.count(part) == 1
+
     clock.now += INTERVAL
     process.look()
+    Moody.reads = []
     second.look()
-
-    assert sum(key.endswith(":body") for key in Moody.reads) == 1
+    assert part not in Moody.reads
 
 
 def test_one_fetch_per_interval_among_many(
@@ -757,11 +795,11 @@ def test_unusable_head(
     """A head that is lost or not ours costs a newcomer one fetch, and others write it again."""
     process.look()
     clock.now += FETCH_SECONDS
-    put("head", garbage)
+    put_head(garbage)
     assert start().look() == ["a"]
     assert len(posthog.definition_calls) == 2
 
-    put("head", garbage)
+    put_head(garbage)
     process.look()
     assert start().look() == ["a"]
     assert len(posthog.definition_calls) == 2
@@ -780,7 +818,7 @@ def test_unusable_body(
     """A body that is lost or not what the head names costs the newcomers one fetch in all."""
     process.look()
     clock.now += FETCH_SECONDS
-    put("body", garbage)
+    put_parts(garbage)
     newcomers = [start() for _ in range(3)]
     for one in newcomers:
         one.look()
@@ -789,7 +827,7 @@ def test_unusable_body(
 
     assert [one.keys for one in newcomers] == [["a"]] * 3
     assert len(posthog.definition_calls) == 2
-    assert json.loads(shared("body")) == posthog.definitions
+    assert shared_text() == posthog.definitions
 
 
 def test_unusable_body_in_an_outage(
@@ -798,7 +836,7 @@ def test_unusable_body_in_an_outage(
     """Where a newcomer cannot fetch what the body lost, whoever has it writes it again."""
     process.look()
     clock.now += FETCH_SECONDS
-    put("body", None)
+    put_parts(None)
     posthog.definitions_fault = Status(500)
     newcomer = start()
     assert newcomer.look() is None
@@ -814,7 +852,7 @@ def test_newcomers_share_an_outage_with_a_lost_body(
 ) -> None:
     """Newcomers that find no body and cannot fetch one take turns, as if nothing were there."""
     process.look()
-    put("body", None)
+    put_parts(None)
     posthog.clear()
     posthog.definitions_fault = Status(500)
     newcomers = [start() for _ in range(5)]
@@ -967,14 +1005,14 @@ def test_body_that_cannot_be_read_is_waited_for(
     second = start()
     read = cache.get_many
 
-    def fail_for_body(self: Moody, keys: Any, version: int | None = None) -> Any:
+    def fail_for_parts(self: Moody, keys: Any, version: int | None = None) -> Any:
         keys = list(keys)
-        if any(key.endswith(":body") for key in keys):
+        if any(key in shared_parts() for key in keys):
             raise ConnectionError
         return read(self, keys, version)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cache, "get_many", fail_for_body)
+        patched.setattr(cache, "get_many", fail_for_parts)
         assert second.look() is None
 
     assert shared_head() == good
@@ -993,6 +1031,89 @@ def test_closed_poll_blames_nobody(
 
     assert caplog.messages == []
     assert process.head.failure == ""
+
+
+# ---- what is written
+
+
+def test_text_is_not_written_again(
+    process: Process, posthog: PostHogServer, clock: Clock, cache: type[Moody]
+) -> None:
+    """Parts that are stored are not written again, whatever becomes of the head or of PostHog."""
+    process.look()
+    parts = shared_parts()
+    cache.written = []
+    for fault in (None, Status(500), None):
+        posthog.definitions_fault = fault
+        put_head(None)
+        process.look()
+        clock.now += INTERVAL
+        process.look()
+
+    assert set(cache.written) == {f"{PREFIX}head"}
+    assert shared_parts() == parts
+    assert shared_text() == posthog.definitions
+
+
+def test_head_is_written_last(
+    start: Callable[..., Process], process: Process, cache: type[Moody]
+) -> None:
+    """A process that dies while it writes leaves no head that names what is not there."""
+    process.look()
+
+    head, (part,) = f"{PREFIX}head", shared_parts()
+    assert cache.written == [head, part, head]  # the first says that a fetch is under way
+
+
+@pytest.mark.parametrize("parts", [-1, 1.5, True, None, "1", MAX_PARTS + 1], ids=repr)
+def test_head_with_an_impossible_number_of_parts(
+    start: Callable[..., Process], process: Process, clock: Clock, parts: object
+) -> None:
+    """A head that names no possible parts counts as lost."""
+    process.look()
+    text = json.dumps({**json.loads(shared_head().to_text()), "parts": parts})
+
+    assert Head.from_text(text) is None
+
+
+def test_head_of_an_earlier_version(
+    start: Callable[..., Process], process: Process, posthog: PostHogServer, clock: Clock
+) -> None:
+    """Where a head names no parts, each process fetches once, and the next turn stores them."""
+    process.look()
+    earlier = json.loads(shared_head().to_text())
+    del earlier["parts"]
+    put_parts(None)
+    put_head(json.dumps(earlier))
+
+    second = start()
+    assert second.look() == ["a"]
+    assert second.look() == ["a"]
+    assert len(posthog.definition_calls) == 2
+
+    clock.now += INTERVAL
+    second.look()
+    assert shared_text() == posthog.definitions
+    assert start().look() == ["a"]
+    assert len(posthog.definition_calls) == 3
+
+
+def test_looks_have_jitter(process: Process) -> None:
+    """Between half and all of the pause passes before the next look, and each is drawn anew."""
+    drawn, paused = iter([0.0, 0.5, 1.0]), []
+
+    class Pauses(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            paused.append(timeout)
+            if len(paused) == 3:
+                self.set()
+            return self.is_set()
+
+    process.poll._chance = lambda: next(drawn)
+    process.poll._closed = Pauses()
+    process.poll._keep_looking()
+
+    assert paused == [LOOK_SECONDS / 2, LOOK_SECONDS * 0.75, LOOK_SECONDS]
 
 
 # ---- a whole process

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import FrozenInstanceError
+import pickle
+import weakref
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from olposthog.identity import Identity
 from olposthog.snapshot import (
     JSON,
     Decision,
@@ -165,6 +170,70 @@ def test_snapshot_never_changes() -> None:
             mapping["x"] = False
     with pytest.raises(FrozenInstanceError):
         kept.source = Source.FALLBACK
+
+
+COPIES = [
+    *(
+        pytest.param(lambda one, n=n: pickle.loads(pickle.dumps(one, n)), id=f"pickle {n}")
+        for n in range(pickle.HIGHEST_PROTOCOL + 1)
+    ),
+    copy.deepcopy,
+    copy.copy,
+]
+EVALUATION = Evaluation(
+    {"x": Decision("test", {"deep": [1]}, "condition_match")}, 1.0, "id", ("y",)
+)
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_snapshot_can_be_copied(copied: Callable[[FlagSnapshot], FlagSnapshot]) -> None:
+    """A snapshot that was pickled or copied is equal in every field, and as unchangeable."""
+    about = {"groups": {"company": "c1"}, "anonymous": True}
+    original = snapshot(EVALUATION, {"z": False}, **about)
+    original.reported.add("x")
+
+    found: Any = copied(original)
+
+    for one in fields(FlagSnapshot):
+        assert getattr(found, one.name) == getattr(original, one.name), one.name
+    for mapping in (found.flags, found.payloads, found.reasons):
+        with pytest.raises(TypeError):
+            mapping["x"] = False
+    with pytest.raises(FrozenInstanceError):
+        found.source = Source.FALLBACK
+    assert weakref.ref(found)() is found
+
+
+@pytest.mark.parametrize("copied", [COPIES[0], COPIES[-3], copy.deepcopy])
+def test_deep_copy_shares_nothing(copied: Callable[[FlagSnapshot], FlagSnapshot]) -> None:
+    """What a payload of a copy holds may be changed; the original stays as it is."""
+    original = snapshot(EVALUATION)
+
+    found: Any = copied(original)
+    found.payloads["x"]["deep"].append(2)
+    found.reported.add("x")
+
+    assert original.payloads == {"x": {"deep": [1]}}
+    assert original.reported == set()
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize(
+    "original",
+    [
+        EVALUATION,
+        EVALUATION.decisions["x"],
+        Identity("u1", {"plan": "pro"}, {"company": "c1"}, {"company": {"size": 3}}, True, "d1"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_parts_can_be_copied(original: object, copied: Callable[[object], object]) -> None:
+    """Evaluations, decisions and identities can be pickled and copied too."""
+    found: Any = copied(original)
+
+    assert found == original
+    with pytest.raises(FrozenInstanceError):
+        setattr(found, fields(found)[0].name, None)
 
 
 def test_snapshot_is_not_touched_by_its_sources() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 import unittest
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import requests
 from django.core.management import CommandError, call_command
 from django.test import Client, RequestFactory, TestCase, override_settings
 
-from olposthog import per_process
+from olposthog import overrides, per_process
 from olposthog.features import (
     aget_all_feature_flags,
     ais_enabled,
@@ -32,7 +35,7 @@ from olposthog.features import (
     get_feature_flag_payload,
     is_enabled,
 )
-from olposthog.snapshot import Runtime, Source
+from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog.testing import UnexpectedFlag, override_flags
 from tests.conftest import deliver_events
 from tests.posthog_server import PostHogServer, Variant
@@ -533,6 +536,43 @@ def test_browsers_may_ask_for_what_they_may_not_see(
             "/ofrep/v1/evaluate/flags/hidden", {"context": {}}, content_type="application/json"
         )
         assert answer.status_code == 404
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))]
+)
+def test_copies_of_a_snapshot_are_as_strict(copied: Callable[[FlagSnapshot], FlagSnapshot]) -> None:
+    """A copy or a pickle of a strict test's snapshot refuses the flags that it refuses."""
+    with override_flags({"new-nav": True}, payloads={"new-nav": {"a": 1}}, strict=True):
+        found: Any = copied(evaluate("u1"))
+        assert found.flags == {"new-nav": True}
+        assert found.flags.get("new-nav") is True
+        for read in (
+            lambda: found.flags["old"],
+            lambda: found.flags.get("old"),
+            lambda: "old" in found.flags,
+            lambda: found.payloads["old"],
+            lambda: found.reasons["old"],
+        ):
+            with pytest.raises(UnexpectedFlag, match="'old'"):
+                read()
+        with pytest.raises(TypeError):
+            found.flags["new-nav"] = False
+        overrides.take_unexpected()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_reads_of_a_copy_are_reported(copied: Callable[[FlagSnapshot], FlagSnapshot]) -> None:
+    """What is read of a copy, and swallowed, fails the test as if it was read of the original."""
+
+    @override_flags(strict=True)
+    def read_and_swallow() -> None:
+        found = copied(evaluate("u1"))
+        with suppress(UnexpectedFlag):
+            found.flags["old"]
+
+    with pytest.raises(UnexpectedFlag, match="'old'"):
+        read_and_swallow()
 
 
 def test_one_persons_mention_is_nobody_elses() -> None:

@@ -12,6 +12,7 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.cache.backends.redis import RedisCache
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
@@ -19,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
 from olposthog import conf
-from olposthog.cache import SharedCache
+from olposthog.cache import DEFAULT_TIMEOUT_SECONDS, read_timeout
 
 from . import ids
 
@@ -66,11 +67,11 @@ def _build(alias: str) -> BaseCache:
 
 def _timeout(alias: str, settings: conf.Settings) -> Iterator[CheckMessage]:
     try:
-        seconds = SharedCache(alias).timeout_seconds
-    except (TypeError, ValueError):
+        seconds = read_timeout(alias)
+    except ValueError:
         yield Error(
-            f"CACHES[{alias!r}] has a TIMEOUT that is no number of seconds: no answer can be kept, "
-            "and FEATURES answers.",
+            f"CACHES[{alias!r}] has a TIMEOUT that is not a number of seconds. Django uses "
+            f"{DEFAULT_TIMEOUT_SECONDS} instead.",
             hint="Set its TIMEOUT to the seconds that flags may be old, for example 300.",
             id=ids.BAD_CACHE_TIMEOUT,
         )
@@ -82,7 +83,7 @@ def _timeout(alias: str, settings: conf.Settings) -> Iterator[CheckMessage]:
             hint="Set its TIMEOUT to the seconds that flags may be old, for example 300.",
             id=ids.NEVER_RENEWED,
         )
-    elif not seconds > 0:
+    elif seconds <= 0:
         yield CheckWarning(
             f"CACHES[{alias!r}] has the TIMEOUT {seconds:g}: no answer is ever fresh, and PostHog "
             "is asked again and again.",
@@ -130,11 +131,12 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
                 "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS, plus 200.",
                 id=ids.SMALL_CACHE,
             )
-    if _hides_failures(cache):
+    hiding_option = _option_that_hides_failures(cache)
+    if hiding_option:
         yield CheckWarning(
             f"{name} that ignores exceptions: nobody is told when it is away, and neither is the "
             "circuit breaker, which each process has for itself then.",
-            hint='Set OPTIONS: {"IGNORE_EXCEPTIONS": False} for it. Flags are answered all the '
+            hint=f'Set OPTIONS: {{"{hiding_option}": False}} for it. Flags are answered all the '
             "same while it is away.",
             id=ids.FAILURES_HIDDEN,
         )
@@ -148,12 +150,17 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
         )
 
 
-def _hides_failures(cache: Any) -> bool:
-    """Return whether a cache is django-redis', told to answer as if it were empty when it is away.
+def _option_that_hides_failures(cache: Any) -> str:
+    """Return the option by which a cache looks empty while it is unavailable, "" if it does not.
 
-    Its OPTIONS count, and where they do not say, its own setting.
+    For django-redis its OPTIONS count, and in their absence its own setting.
     """
-    return bool(getattr(cache, "_ignore_exceptions", False))
+    if getattr(cache, "_ignore_exceptions", False):
+        return "IGNORE_EXCEPTIONS"
+    # Django keeps the options of a memcached client here.
+    if isinstance(cache, BaseMemcachedCache) and getattr(cache, "_options", {}).get("ignore_exc"):
+        return "ignore_exc"
+    return ""
 
 
 def _may_wait_for_ever(cache: Any) -> bool:

@@ -1,5 +1,6 @@
 """The one package that talks to PostHog and to its SDK."""
 
+from . import sdk_log
 from .connection import Way
 from .events import capture, client, install_client
 from .http import Fetched, Gateway
@@ -15,3 +16,5 @@ __all__ = [
     "matches",
     "unsupported",
 ]
+
+sdk_log.install()

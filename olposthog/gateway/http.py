@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from olposthog import conf
 from olposthog.identity import Identity, plain
+from olposthog.jitter import jittered
 from olposthog.protocol import OVER_QUOTA, PostHogError, parse
 from olposthog.snapshot import Evaluation, Runtime
 
@@ -23,7 +25,7 @@ from .connection import Way
 FLAGS_PATH = "/flags/?v=4"
 DEFINITIONS_PATH = "/flags/definitions"
 BACKOFF_SECONDS = 0.3
-"""The pause before the first retry; it doubles with each."""
+"""Maximum pause before the first retry. It doubles with each; half of it is random."""
 MAX_BODY_BYTES = 4 * 2**20
 RETRIED_STATUSES = frozenset({502, 504})
 CALLERS_FAULT_STATUSES = frozenset({400, 413})
@@ -58,11 +60,13 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
+        self._chance = chance
         self._host = posthog.request.determine_server_host(settings.api_host)
         self._session = _session(self._host, connections)
 
@@ -91,7 +95,7 @@ class Gateway:
             try:
                 return parse(self._post(body, deadline), self._wall())
             except PostHogError as error:
-                pause = BACKOFF_SECONDS * 2**attempt
+                pause = jittered(BACKOFF_SECONDS * 2**attempt, self._chance)
                 if (
                     not error.transient
                     or attempt == self._settings.max_retries

@@ -139,6 +139,7 @@ ENTRY = st.fixed_dictionaries(
         "BACKEND": BACKENDS | ODD,
         "LOCATION": ODD,
         "TIMEOUT": ODD,
+        "timeout": ODD,
         "OPTIONS": ODD
         | st.fixed_dictionaries(
             {}, optional={"MAX_ENTRIES": ODD, "socket_timeout": ODD, "pool_class": ODD}

@@ -87,6 +87,7 @@ def test_file_cache(production, durable, tmp_path):
         {"OPTIONS": {"MAX_ENTRIES": None}},
         {"OPTIONS": {"MAX_ENTRIES": "many"}},
         {"OPTIONS": {}, "MAX_ENTRIES": 100_000},  # where Django does not look
+        {"OPTIONS": {"MAX_ENTRIES": 100_000}, "max_entries": 300},  # where it looks first
     ],
     ids=repr,
 )
@@ -99,10 +100,19 @@ def test_a_small_database_cache(durable, backend, entry):
     assert "MAX_ENTRIES" in str(warning().hint)
 
 
-@pytest.mark.parametrize("most", [301, "100000"], ids=repr)
-def test_a_large_database_cache(durable, most):
-    """More is for the site to judge, as a number or as text."""
-    durable(OPTIONS={"MAX_ENTRIES": most})
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"OPTIONS": {"MAX_ENTRIES": 301}},
+        {"OPTIONS": {"MAX_ENTRIES": "100000"}},
+        {"OPTIONS": {}, "max_entries": 301},  # where Django looks first
+        {"OPTIONS": {"MAX_ENTRIES": 200}, "max_entries": 301},
+    ],
+    ids=repr,
+)
+def test_a_large_database_cache(durable, entry):
+    """More is for the site to judge, as a number or as text, wherever Django reads it."""
+    durable(**entry)
 
     assert found() == []
 
@@ -132,39 +142,44 @@ def test_definitions_file_needs_no_cache(production, tmp_path):
 # TIMEOUT
 
 
-@pytest.mark.parametrize("timeout", [0, -1, 0.0, "0", float("nan")], ids=repr)
-def test_never_fresh(durable, timeout):
+@pytest.mark.parametrize("name", ["TIMEOUT", "timeout"])
+@pytest.mark.parametrize("timeout", [0, -1, 0.0, 0.5, "0"], ids=repr)
+def test_never_fresh(durable, name, timeout):
     """With a TIMEOUT of nothing each check asks PostHog."""
-    durable(TIMEOUT=timeout)
+    durable(**{name: timeout})
 
     assert warning().id == ids.NEVER_FRESH
     assert "CACHES['durable'] has the TIMEOUT" in warning().msg
     assert "for example 300" in str(warning().hint)
 
 
-def test_never_renewed(durable):
+@pytest.mark.parametrize("timeouts", [{"TIMEOUT": None}, {"timeout": None, "TIMEOUT": 60}], ids=str)
+def test_never_renewed(durable, timeouts):
     """With the TIMEOUT None a flag that changes stays what it was."""
-    durable(TIMEOUT=None)
+    durable(**timeouts)
 
     assert warning().id == ids.NEVER_RENEWED
     assert "CACHES['durable'] has the TIMEOUT None" in warning().msg
     assert "for example 300" in str(warning().hint)
 
 
-@pytest.mark.parametrize("timeout", ["five", "", [], {}, object], ids=repr)
-def test_bad_timeout(durable, timeout):
-    """A TIMEOUT that is no number is an error: nothing could be kept."""
-    durable(TIMEOUT=timeout)
+@pytest.mark.parametrize("name", ["TIMEOUT", "timeout"])
+@pytest.mark.parametrize("timeout", ["five", "", "0.5", float("nan"), [], {}, object], ids=repr)
+def test_bad_timeout(durable, name, timeout):
+    """A TIMEOUT that is not a number is an error: Django uses its default without a word."""
+    durable(**{name: timeout})
 
     assert error().id == ids.BAD_CACHE_TIMEOUT
     assert "CACHES['durable'] has a TIMEOUT" in error().msg
+    assert "Django uses 300" in error().msg
     assert "for example 300" in str(error().hint)
 
 
+@pytest.mark.parametrize("name", ["TIMEOUT", "timeout"])
 @pytest.mark.parametrize("timeout", [300, 60.5, "300"], ids=repr)
-def test_good_timeout(durable, timeout):
-    """A number of seconds is one, also as text."""
-    durable(TIMEOUT=timeout)
+def test_good_timeout(durable, name, timeout):
+    """A number of seconds is one, also as text and under a key in lower case."""
+    durable(**{name: timeout})
 
     assert found() == []
 
@@ -309,6 +324,17 @@ def test_broken_cache(broken, entry, reason):
     assert reason in message.msg
     assert "BACKEND, LOCATION and OPTIONS" in message.hint
     assert SECRET not in str(message)
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_memcached_that_ignores_exceptions(durable, hides):
+    """A pymemcache that looks empty while it is unavailable hides that from the breaker."""
+    memcached = f"{BACKENDS}.memcached.PyMemcacheCache"
+    durable(BACKEND=memcached, LOCATION="127.0.0.1:1", OPTIONS={"ignore_exc": hides})
+
+    assert found_ids() == ([ids.FAILURES_HIDDEN] if hides else [])
+    if hides:
+        assert "ignore_exc" in str(warning().hint)
 
 
 class Leaky(BaseCache):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -67,11 +68,25 @@ def ask(posthog: PostHogServer, clock: Clock) -> Callable[..., Evaluation]:
     return asking(posthog, clock)
 
 
-def asking(posthog: PostHogServer, clock: Clock, **settings: Any) -> Callable[..., Evaluation]:
+def longest() -> float:
+    """Return the chance that makes each pause as long as it may be."""
+    return 1.0
+
+
+def asking(
+    posthog: PostHogServer,
+    clock: Clock,
+    chance: Callable[[], float] = longest,
+    **settings: Any,
+) -> Callable[..., Evaluation]:
     """Return `fetch` of a gateway with these settings."""
     connection = {"enabled": True, "project_api_key": posthog.token, "api_host": posthog.url}
     sender = Gateway(
-        conf.Settings(**{**connection, **settings}), connections=2, clock=clock, sleep=clock.sleep
+        conf.Settings(**{**connection, **settings}),
+        connections=2,
+        clock=clock,
+        sleep=clock.sleep,
+        chance=chance,
     )
 
     def fetch(
@@ -393,6 +408,30 @@ def test_retries_are_those_of_the_setting(
 
     assert len(posthog.flag_calls) == retries + 1
     assert clock.slept == pytest.approx([0.3, 0.6, 1.2][:retries])
+
+
+def test_pauses_have_jitter(posthog: PostHogServer, clock: Clock) -> None:
+    """Between half and all of each pause passes, so that processes do not retry in step."""
+    posthog.fault = Status(502)
+    pauses = []
+    for seed in range(20):
+        clock.slept = []
+        failure(asking(posthog, clock, random.Random(seed).random, max_retries=2))
+        pauses.append(tuple(clock.slept))
+
+    assert len(set(pauses)) == 20
+    assert all(0.15 <= first <= 0.3 and 0.3 <= second <= 0.6 for first, second in pauses)
+    assert len({second / first for first, second in pauses}) == 20  # each is drawn anew
+
+
+def test_pause_counts_as_long_as_it_is(posthog: PostHogServer, clock: Clock) -> None:
+    """A retry that only the longest pause would put past the deadline is made."""
+    posthog.fault = Status(502)
+
+    failure(asking(posthog, clock, lambda: 0.0), deadline=0.2)
+
+    assert clock.slept == [0.15]
+    assert len(posthog.flag_calls) == 2
 
 
 @pytest.mark.parametrize(("deadline", "requests"), [(0.29, 1), (0.31, 2), (0.89, 2), (0.91, 3)])

