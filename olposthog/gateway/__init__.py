@@ -1,6 +1,5 @@
 """The one package that talks to PostHog and to its SDK."""
 
-from . import sdk_log
 from .connection import Way
 from .events import capture, client, install_client
 from .http import Fetched, Gateway
@@ -16,5 +15,3 @@ __all__ = [
     "matches",
     "unsupported",
 ]
-
-sdk_log.install()

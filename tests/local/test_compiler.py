@@ -366,3 +366,17 @@ def test_nested_property_groups_are_bounded(levels: int) -> None:
     )
 
     assert outcomes(found)["x"] is (True if levels == 30 else UndecidedReason.UNSUPPORTED)
+
+
+def test_sdk_logs_nothing_about_definitions(caplog: pytest.LogCaptureFixture) -> None:
+    """However many versions have flags that the SDK would warn of, no line is its own."""
+    hard = [
+        flag("sticky", ensure_experience_continuity=True),
+        flag("static", where(cohort(99))),
+        flag("group", about(9)),
+    ]
+    for version in range(5):
+        found = evaluation(*hard, flag("plain", version=version), flag("company", about(0)))
+        assert len(found.undecided) == 3
+
+    assert [record for record in caplog.records if record.name.startswith("posthog")] == []
