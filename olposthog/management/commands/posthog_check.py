@@ -15,13 +15,14 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf, per_process
-from olposthog._local import DefinitionsError, parse, read
+from olposthog._local import DefinitionsError, LocalEvaluator, parse, read
 from olposthog.cache import FIRST_READ, READ_SECONDS, SharedCache
 from olposthog.flight import within
 from olposthog.gateway import Gateway, Way
 from olposthog.identity import Identity
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, number_of_flags
+from olposthog.management.undecided import definitions_report
 from olposthog.polling import FETCH_SECONDS
 from olposthog.protocol import WRONG_ADDRESS, PostHogError
 from olposthog.snapshot import Evaluation, Runtime
@@ -83,13 +84,14 @@ class Command(OperatorCommand):
 
     def _check_file(self, settings: conf.Settings) -> None:
         path = settings.definitions_file
-        self._step(
+        evaluator, _ = self._step(
             f"definitions file {path}",
             READ_SECONDS * 10,
-            lambda: read(path),
-            say=lambda found: number_of_flags(len(found.flags)),
-            hint="Mend it, or write another with `manage.py posthog_export`.",
+            lambda: LocalEvaluator(read(path)),
+            say=lambda found: number_of_flags(len(found.definitions.flags)),
+            hint="Fix it, or write another with `manage.py posthog_export`.",
         )
+        self._report(evaluator, is_file=True)
         self.say(
             "Flags come from this file, and PostHog is not asked. To ask it, unset "
             f"POSTHOG_FLAG_DEFINITIONS_FILE{_and_set(settings)}."
@@ -159,13 +161,20 @@ class Command(OperatorCommand):
         elif not wanted:
             self.say("flag definitions: skipped")
         else:
-            self._step(
+            (evaluator, _), _ = self._step(
                 "flag definitions, by POSTHOG_PERSONAL_API_KEY (PostHog bills ten requests)",
                 FETCH_SECONDS,
                 lambda: _fetch_definitions(gateway),
-                say=lambda found: f"{number_of_flags(found[0])}, {found[1] / 1024:.1f} KiB",
+                say=lambda found: (
+                    f"{number_of_flags(len(found[0].definitions.flags))}, {found[1] / 1024:.1f} KiB"
+                ),
                 hint=WRONG_ADDRESS,
             )
+            self._report(evaluator, is_file=False)
+
+    def _report(self, evaluator: LocalEvaluator, *, is_file: bool) -> None:
+        for line in definitions_report(evaluator, is_file=is_file):
+            self.say(line)
 
     def _conclude(self, first: float, later: float, settings: conf.Settings) -> None:
         threshold = settings.trip_threshold_seconds
@@ -247,11 +256,11 @@ def _evaluate(gateway: Gateway, settings: conf.Settings) -> Evaluation:
     )
 
 
-def _fetch_definitions(gateway: Gateway) -> tuple[int, int]:
-    """Return how many flags were defined, in how many bytes."""
+def _fetch_definitions(gateway: Gateway) -> tuple[LocalEvaluator, int]:
+    """Return PostHog's definitions, compiled, and how many bytes they have."""
     deadline = time.monotonic() + FETCH_SECONDS
     text = gateway.fetch_definitions(None, deadline=deadline).text or ""
-    return len(parse(text, "PostHog's reply").flags), len(text.encode(errors="replace"))
+    return LocalEvaluator(parse(text, "PostHog's reply")), len(text.encode(errors="replace"))
 
 
 def _cause(error: Exception, seconds: float) -> str:
