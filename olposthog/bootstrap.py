@@ -1,11 +1,15 @@
-"""What a page tells posthog-js, so that it starts with the server's answer and asks nobody."""
+"""The option `bootstrap` of posthog-js: a browser starts with the flags of a snapshot."""
 
 from __future__ import annotations
 
+import json
 from typing import TypedDict
 
 from .snapshot import JSON, FlagSnapshot, Runtime
 from .visibility import visible_flags
+
+UNUSABLE_KEY = "__proto__"
+"""In the objects of posthog-js this key sets the prototype, and so the payloads of other flags."""
 
 
 class Bootstrap(TypedDict):
@@ -18,18 +22,28 @@ class Bootstrap(TypedDict):
 
 
 def bootstrap(snapshot: FlagSnapshot) -> Bootstrap:
-    """Return what posthog-js takes as `bootstrap`: the person, and the flags that are on.
+    """Return posthog-js's `bootstrap`: the person, all visible flags, and payloads of those on.
 
-    Raises ValueError for a snapshot of the `server` runtime, whose flags are not all for browsers.
+    A flag that is off is False: posthog-js reports a flag that is left out as `flag_missing`.
+    Raise ValueError for a snapshot of the `server` runtime, whose flags are not all for browsers.
     """
     if snapshot.runtime is not Runtime.CLIENT:
         raise ValueError("posthog-js needs the flags of Runtime.CLIENT, and must see no others.")
-    flags: dict[str, bool | str] = {key: on for key, on in visible_flags(snapshot).items() if on}
+    flags: dict[str, bool | str] = {
+        key: value or False for key, value in visible_flags(snapshot).items() if key != UNUSABLE_KEY
+    }
     return {
         "distinctID": snapshot.distinct_id,
         "isIdentifiedID": not snapshot.anonymous,
         "featureFlags": flags,
         "featureFlagPayloads": {
-            key: snapshot.payloads[key] for key in flags if key in snapshot.payloads
+            key: _encode(snapshot.payloads[key])
+            for key, value in flags.items()
+            if value and key in snapshot.payloads
         },
     }
+
+
+def _encode(payload: JSON) -> JSON:
+    """Return the payload as posthog-js expects it: it decodes text as JSON, at the top level."""
+    return json.dumps(payload) if isinstance(payload, str) else payload

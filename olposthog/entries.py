@@ -35,6 +35,8 @@ class Found:
 
     known: Evaluation | None
     """The newest evaluation that was not cleared, fresh or not; see `Entries.overdue`."""
+    counterpart: Evaluation | None
+    """The same for the other runtime."""
     state: object
     """The circuit breaker's state as the shared cache has it; None when it is missing there."""
     generation: tuple[str, str] | None
@@ -74,23 +76,36 @@ class Entries:
         # Counts while the shared cache cannot be read, or has not got an entry yet.
         self._own: ProcessCache[_Own] = ProcessCache(math.inf, max_own_entries)
 
-    def read(self, question: str, distinct_id: str, seconds: float) -> Found:
-        """Return what is known, asking the shared cache for `seconds` at most."""
+    def read(self, question: str, counterpart: str, distinct_id: str, seconds: float) -> Found:
+        """Return what is known, asking the shared cache for `seconds` at most.
+
+        `counterpart` is the question about the same person in the other runtime.
+        """
         epoch = self._own.generation
-        key = self._key(question)
+        keys = [self._key(question), self._key(counterpart)]
         tokens = [self._generation_key(None), self._generation_key(distinct_id)]
-        found = self._shared.get_many([key, self._state_key, *tokens], seconds)
+        found = self._shared.get_many([*keys, self._state_key, *tokens], seconds)
         if found is None:
-            return Found(self.own(question), None, None, epoch)
+            return Found(self.own(question), self.own(counterpart), None, None, epoch)
         everyone, bucket = (self._token(name, found.get(name)) for name in tokens)
         generation = (everyone, bucket)
-        known = self._read(found.get(key), generation)
+        known, other = (
+            self._newest(one, found.get(key), generation, epoch)
+            for one, key in zip((question, counterpart), keys, strict=True)
+        )
+        return Found(known, other, found.get(self._state_key), generation, epoch)
+
+    def _newest(
+        self, question: str, stored: Any, generation: tuple[str, str], epoch: object
+    ) -> Evaluation | None:
+        """Return the newer one of what the shared cache has stored and this process has seen."""
+        known = self._read(stored, generation)
         own = self._own.get(question)
         if own and own.generation == generation and not _is_newer(known, own.evaluation):
-            known = own.evaluation
-        elif known is not None:
+            return own.evaluation
+        if known is not None:
             self._own.put(question, _Own(known, generation), epoch)
-        return Found(known, found.get(self._state_key), generation, epoch)
+        return known
 
     def own(self, question: str) -> Evaluation | None:
         """Return the newest evaluation that this process has seen and not cleared."""
@@ -111,15 +126,15 @@ class Entries:
 
         self._shared.later(write)
 
-    def overdue(self, evaluation: Evaluation) -> float:
+    def overdue(self, evaluated_at: float) -> float:
         """Return for how many seconds an evaluation has been stale; negative while it is fresh.
 
-        Judged by what it says itself, not by whether a cache still has it.
+        It depends on when it was made, not on whether a cache still has it.
         """
         fresh_seconds = self._shared.timeout_seconds
         if fresh_seconds is None:
             return -math.inf
-        return self._wall() - evaluation.evaluated_at - fresh_seconds
+        return self._wall() - evaluated_at - fresh_seconds
 
     def claim_refresh(self, question: str, known: Evaluation, attempt: int) -> bool:
         """Return whether this process is the one in the fleet to replace an overdue evaluation."""

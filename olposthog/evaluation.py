@@ -16,12 +16,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 from django.db import close_old_connections
 
 from . import conf, overrides
 from ._local import DefinitionsFile, LocalEvaluation, LocalEvaluator
+from .agreement import Agreement
 from .breaker import Breaker, State
 from .cache import FIRST_READ, READ_SECONDS, ProcessCache, SharedCache
 from .counters import Tally
@@ -89,6 +91,7 @@ class Evaluator:
             max_own_entries=settings.local_cache_max_entries,
             wall=wall,
         )
+        self._agreement = Agreement(self._is_usable)
         self._receivers = Receivers()
         self.breaker = Breaker(
             self._ledger,
@@ -215,7 +218,10 @@ class Evaluator:
         if landed is not None:  # just now
             return landed
         local = self._safely(lambda: self._decide_locally(query))
-        snapshot = self._do_without(query, self._entries.own(self._question(query)), local)
+        known, other = (
+            self._entries.own(self._question(one)) for one in (query, query.counterpart)
+        )
+        snapshot = self._do_without(query, known, other, local)
         self.recent.put(query.key, snapshot, self.recent.generation)
         return snapshot
 
@@ -259,33 +265,56 @@ class Evaluator:
             return self._answer(local.evaluation, Source.LOCAL, query, local)
         # A cache that hangs may have cost half of the time, and leaves the other half to PostHog.
         found = self._entries.read(
-            self._question(query), query.identity.distinct_id, halfway - self._clock()
+            self._question(query),
+            self._question(query.counterpart),
+            query.identity.distinct_id,
+            halfway - self._clock(),
         )
         if found.generation is not None:
             self.breaker.mirror(found.state)
-        known = found.known
+        known, other = found.known, found.counterpart
+        self._agreement.observe(query.runtime, known)
+        self._agreement.observe(query.counterpart.runtime, other)
         if known is not None:
-            overdue = self._entries.overdue(known)
+            overdue = self._entries.overdue(known.evaluated_at)
+            reconciled = self._agreement.reconcile(known, other)
             if overdue < 0:
-                return self._answer(known, Source.POSTHOG, query, local)
+                return self._answer(reconciled, Source.POSTHOG, query, local)
             if overdue < self.settings.stale_while_revalidate_seconds:
                 self._refresh(query, found, known, generation)
                 can_ask = self.breaker.state is State.CLOSED
                 source = Source.POSTHOG if can_ask else Source.STALE
-                return self._answer(known, source, query, local)
+                return self._answer(reconciled, source, query, local)
         evaluation = self._ask(query, found, deadline)
         if evaluation is None:
-            return self._do_without(query, known, local)
+            return self._do_without(query, known, other, local)
         return self._answer(evaluation, Source.POSTHOG, query, local)
 
     def _ask(self, query: Query, found: Found, deadline: float) -> Evaluation | None:
-        """Ask PostHog, and keep what it says for everyone."""
+        """Return PostHog's evaluation, stored for all processes; None if it cannot be had.
+
+        Flags that PostHog could not compute keep their last known decisions.
+        """
         evaluation = self._remote.evaluate(
             query.identity, self._person_properties(query.identity), query.runtime, deadline
         )
-        if evaluation is not None:
-            self._entries.keep(self._question(query), evaluation, found)
+        if evaluation is None:
+            return None
+        self._agreement.observe(query.runtime, evaluation)
+        if found.known is not None:
+            last_known = [key for key in evaluation.failed if self._may_keep(found.known, key)]
+            evaluation = evaluation.with_decisions_of(found.known, last_known)
+        self._entries.keep(self._question(query), evaluation, found)
         return evaluation
+
+    def _is_current(self, evaluation: Evaluation, key: str) -> bool:
+        """Return whether a decision is as new as its evaluation, or may stand in for one."""
+        return not evaluation.is_earlier(key) or self._may_keep(evaluation, key)
+
+    def _may_keep(self, evaluation: Evaluation, key: str) -> bool:
+        """Return whether a decision may still stand in for one that failed."""
+        overdue = self._entries.overdue(evaluation.origin(key).evaluated_at)
+        return overdue < self.settings.stale_if_error_seconds
 
     def _refresh(self, query: Query, found: Found, known: Evaluation, generation: object) -> None:
         """Replace an overdue answer in the background, once in the fleet, and again if it fails."""
@@ -293,7 +322,9 @@ class Evaluator:
             return
 
         def refresh() -> None:
-            attempt = int(self._entries.overdue(known) // self.settings.trip_threshold_seconds)
+            attempt = int(
+                self._entries.overdue(known.evaluated_at) // self.settings.trip_threshold_seconds
+            )
             shares = found.generation is not None
             if shares and not self._entries.claim_refresh(self._question(query), known, attempt):
                 return
@@ -309,15 +340,34 @@ class Evaluator:
             log.debug("Too many refreshes wait; one is left to a later check.")
 
     def _do_without(
-        self, query: Query, known: Evaluation | None, local: LocalEvaluation | None
+        self,
+        query: Query,
+        known: Evaluation | None,
+        other: Evaluation | None,
+        local: LocalEvaluation | None,
     ) -> FlagSnapshot:
-        """Answer while PostHog cannot be asked: the last known values where allowed."""
-        if known is not None:
-            overdue = self._entries.overdue(known)
-            if overdue < self._entries.stale_seconds:
-                source = Source.POSTHOG if overdue < 0 else Source.STALE
-                return self._answer(known, source, query, local)
-        return self._answer(local.evaluation if local else None, Source.FALLBACK, query, local)
+        """Return the last known values where they may be used, while PostHog cannot be asked.
+
+        `other` is what is known for the other runtime.
+        """
+        if other is not None and not self._is_usable(other.evaluated_at):
+            other = None
+        if known is not None and self._is_usable(known.evaluated_at):
+            usable: Evaluation | None = self._agreement.reconcile(known, other)
+        elif other is not None:
+            evaluator = self._evaluator()
+            definitions = evaluator.definitions if evaluator else None
+            usable = self._agreement.borrow(other, query.runtime, definitions)
+        else:
+            usable = None
+        if usable is None:
+            return self._answer(local.evaluation if local else None, Source.FALLBACK, query, local)
+        is_fresh = self._entries.overdue(usable.evaluated_at) < 0
+        return self._answer(usable, Source.POSTHOG if is_fresh else Source.STALE, query, local)
+
+    def _is_usable(self, evaluated_at: float) -> bool:
+        """Return whether an evaluation may be used while PostHog cannot be asked."""
+        return self._entries.overdue(evaluated_at) < self._entries.stale_seconds
 
     def observe_breaker(self) -> bool:
         """Have `breaker` see the fleet's state, and write nothing; False if that cannot be read."""
@@ -373,6 +423,8 @@ class Evaluator:
         def is_kept(key: str) -> bool:
             return not withheld(key, query.runtime, definitions)
 
+        if evaluation and evaluation.origins:
+            evaluation = evaluation.only(partial(self._is_current, evaluation))
         if evaluation and definitions:
             # What PostHog said before may be older than what they say.
             evaluation = evaluation.with_local(local.evaluation if local else None).only(is_kept)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 from asgiref.sync import sync_to_async
 
 from . import conf, gateway, per_process, watching
-from .identity import Identity, UniqueId, distinct_id_of, identify
+from .identity import Identity, UniqueId, cut_distinct_id, distinct_id_of, identify
 from .query import Key, Query, key_of_person
 from .snapshot import JSON, FlagSnapshot, Runtime
 
@@ -44,6 +44,8 @@ class About(TypedDict, total=False):
     """The person's group key by group type, as in `{"company": "acme"}`."""
     group_properties: Mapping[str, Mapping[str, Any]] | None
     """Properties of those groups by group type."""
+    device_id: str | None
+    """The id that flags bucketed by device are hashed by; without one PostHog decides them."""
     request: HttpRequest | None
     """Instead of an id and all of the above: the person whom the REST API would see."""
 
@@ -145,7 +147,8 @@ def clear_cache(opt_unique_id: UniqueId = None) -> None:
     """
     if _in_event_loop():
         _warn_of_blocking("clear_cache")
-    per_process.current().clear(None if opt_unique_id is None else distinct_id_of(opt_unique_id))
+    distinct_id = None if opt_unique_id is None else cut_distinct_id(distinct_id_of(opt_unique_id))
+    per_process.current().clear(distinct_id)
 
 
 async def ais_enabled(
@@ -192,7 +195,8 @@ def _evaluate(
 ) -> FlagSnapshot:
     evaluator = per_process.current()
     if not about and runtime is Runtime.SERVER:
-        # Nearly every call is this one: spare it whatever it does not need.
+        # Nearly every call is this one: spare it whatever it does not need. An id that is too long
+        # for PostHog is not found here, and cut below.
         known = evaluator.recent.get(key_of_person(distinct_id_of(opt_unique_id)))
         if known is not None:
             if watching.watcher:
@@ -291,6 +295,7 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
             about.get("person_properties"),
             about.get("groups"),
             about.get("group_properties"),
+            device_id=about.get("device_id"),
         )
     tells_more = len(about) > 1 and any(
         value is not None for name, value in about.items() if name != "request"

@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ from django.core import signing
 from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
+from django.utils import timezone
 from django.utils.cache import patch_cache_control, patch_vary_headers
 
 from . import conf
@@ -29,10 +31,13 @@ ANONYMOUS_COOKIE_SALT = "olposthog.anonymous"
 ANONYMOUS_COOKIE_SECONDS = 365 * 24 * 3600
 BROWSER_ID_HEADER = "X-POSTHOG-DISTINCT-ID"
 SESSION_ID_HEADER = "X-POSTHOG-SESSION-ID"
+MAX_DISTINCT_ID_LENGTH = 200
+"""In code points. PostHog cuts longer distinct ids before hashing them, and cuts no device ids."""
 
 UniqueId: TypeAlias = str | int | uuid.UUID | None
 """What callers may pass as a distinct id; None means the server itself."""
 
+_VISITOR_ID = "olposthog.visitor_id"
 _NEW_ID = "olposthog.new_anonymous_id"
 _ASKED = "olposthog.identity_asked"
 # Kept in `request.META`, the one dictionary that Django's request and DRF's wrapper of it share.
@@ -45,8 +50,12 @@ class Identity:
 
     `person_properties` are merged over the default ones; `groups` maps a group type to a group
     key, and `group_properties` a group type to that group's properties. All must be JSON values,
-    dates or UUIDs. `anonymous` says that no one logged in: PostHog then keeps no person profile.
-    `device_id` is the id that device-bucketed flags are decided by.
+    dates or UUIDs; a naive datetime is in Django's current time zone. `anonymous` says that no one
+    logged in: PostHog then keeps no person profile. `device_id` is the id that device-bucketed
+    flags are hashed by. None means unknown: a request's identity then gets `device_id_of(request)`.
+    Empty text means that there is no device id.
+
+    A distinct id is cut to MAX_DISTINCT_ID_LENGTH. Raise TypeError for an id that is not text.
     """
 
     distinct_id: str
@@ -56,9 +65,25 @@ class Identity:
     anonymous: bool = False
     device_id: str | None = None
 
+    def __post_init__(self) -> None:
+        """Validate the types of the ids, and cut the distinct id."""
+        distinct_id: Any = self.distinct_id
+        device_id: Any = self.device_id
+        if not isinstance(distinct_id, str):
+            raise TypeError(
+                f"distinct_id must be text, not {type(distinct_id).__name__}. "
+                "Pass for example str(user.pk)."
+            )
+        if device_id is not None and not isinstance(device_id, str):
+            raise TypeError(
+                f"device_id must be text or None, not {type(device_id).__name__}. "
+                "Pass for example str(device.pk)."
+            )
+        object.__setattr__(self, "distinct_id", cut_distinct_id(distinct_id))
+
     @property
     def context(self) -> str:
-        """What flags depend on beside the id, as canonical text; empty when there is nothing.
+        """Properties and groups as canonical text; empty when there are none.
 
         Raises TypeError or ValueError that names the argument when a property is no JSON value.
         """
@@ -98,23 +123,33 @@ def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
     ):
         raise TypeError(f"{argument} must hold a dict of properties for each group type.")
     try:
-        return json.dumps(value or {}, cls=DjangoJSONEncoder, sort_keys=True, allow_nan=False)
+        return json.dumps(value or {}, cls=_PropertyEncoder, sort_keys=True, allow_nan=False)
     except RecursionError as error:
         raise ValueError(f"{argument} must not be nested so deeply.") from error
     except (TypeError, ValueError) as error:
         raise type(error)(f"{argument} must hold JSON values, dates or UUIDs: {error}") from error
 
 
+class _PropertyEncoder(DjangoJSONEncoder):
+    """Encodes property values. A naive datetime gets Django's current time zone."""
+
+    def default(self, o: Any) -> Any:
+        """Return text for a date, a time, a decimal or a UUID."""
+        if isinstance(o, datetime) and timezone.is_naive(o):
+            o = timezone.make_aware(o)
+        return super().default(o)
+
+
 def plain(value: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return `value` as plain JSON values: dates and UUIDs become text."""
-    plain_value: dict[str, Any] = json.loads(json.dumps(value or {}, cls=DjangoJSONEncoder))
+    plain_value: dict[str, Any] = json.loads(json.dumps(value or {}, cls=_PropertyEncoder))
     return plain_value
 
 
 def distinct_id_of(unique_id: UniqueId, argument: str = "opt_unique_id") -> str:
-    """Return the id as PostHog has it; without one the server's own.
+    """Return the id as text of any length. None and empty text mean the server itself.
 
-    Raises TypeError, which names the `argument`, for anything else.
+    Raise TypeError, which names the `argument`, for anything else.
     """
     if type(unique_id) is str and unique_id:
         return unique_id
@@ -122,10 +157,36 @@ def distinct_id_of(unique_id: UniqueId, argument: str = "opt_unique_id") -> str:
         return conf.current().hostname
     if isinstance(unique_id, bool) or not isinstance(unique_id, str | int | uuid.UUID):
         raise TypeError(
-            f"{argument} must be text, an int or a UUID, not {type(unique_id).__name__}: "
-            "pass for example str(user.pk)."
+            f"{argument} must be text, an int or a UUID, not {type(unique_id).__name__}. "
+            f"{_suggestion(unique_id)}"
         )
     return str(unique_id)
+
+
+def cut_distinct_id(distinct_id: str) -> str:
+    """Return the part of an id that PostHog keeps: MAX_DISTINCT_ID_LENGTH code points."""
+    return distinct_id[:MAX_DISTINCT_ID_LENGTH]
+
+
+def _suggestion(unique_id: Any) -> str:
+    if isinstance(unique_id, tuple):
+        return 'Pass a composite key as one text, for example ":".join(map(str, user.pk)).'
+    if isinstance(unique_id, models.Model) and _key_text(unique_id.pk) is None:
+        return "Save the object first: it has no primary key yet."
+    return "Pass for example str(user.pk)."
+
+
+def _key_text(key: Any) -> str | None:
+    """Return a primary key as text; None for that of an unsaved object.
+
+    The parts of a composite key are joined by colons. A colon within a part is escaped, so that no
+    two keys have the same text.
+    """
+    if not isinstance(key, tuple):
+        return None if key is None else str(key)
+    if None in key:
+        return None
+    return ":".join(str(part).replace("%", "%25").replace(":", "%3A") for part in key)
 
 
 def identify(request: HttpRequest) -> Identity:
@@ -133,7 +194,8 @@ def identify(request: HttpRequest) -> Identity:
 
     Accepts Django's request and DRF's. By default an authenticated user is `str(user.pk)`,
     whatever any header, cookie, query or body says; anybody else is the id in our signed cookie,
-    or a new one that `remember_identity` puts there.
+    or a new one that `remember_identity` puts there. An identity without a device id gets
+    `device_id_of(request)`.
     """
     request.META[_ASKED] = True
     chosen = conf.current().identity or default_identity
@@ -143,11 +205,10 @@ def identify(request: HttpRequest) -> Identity:
             f"POSTHOG_API_IDENTITY returned {type(identity).__name__}; "
             "it must return an olposthog.identity.Identity."
         )
-    distinct_id: Any = identity.distinct_id  # whatever the site's code put there
-    if not isinstance(distinct_id, str) or not distinct_id:
+    distinct_id = identity.distinct_id
+    if not distinct_id:
         raise TypeError(
-            f"POSTHOG_API_IDENTITY returned the distinct_id {distinct_id!r}; "
-            "it must be text, for example str(user.pk)."
+            "POSTHOG_API_IDENTITY returned an empty distinct_id. Return for example str(user.pk)."
         )
     if conf.current().trust_browser_id and not identity.anonymous and _UUID.fullmatch(distinct_id):
         raise ImproperlyConfigured(
@@ -155,21 +216,35 @@ def identify(request: HttpRequest) -> Identity:
             "POSTHOG_API_TRUST_BROWSER_ID lets a visitor claim any UUID and get that user's flags: "
             "set POSTHOG_API_TRUST_BROWSER_ID = False."
         )
+    if identity.device_id is None:
+        identity = replace(identity, device_id=device_id_of(request))
     return identity
 
 
 def default_identity(request: HttpRequest) -> Identity:
-    """Return the authenticated user's identity, or the anonymous visitor's."""
+    """Return the authenticated user's identity, or the anonymous visitor's.
+
+    Users whose authentication gives them no primary key share the server's id. A composite key is
+    joined by colons.
+    """
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated:
-        # A user without a primary key, as some authentications make up, is nobody in particular.
-        key = getattr(user, "pk", None)
+        key = _key_text(getattr(user, "pk", None))
         if key is None:
             return Identity(conf.current().hostname, anonymous=True)
-        return Identity(str(key))
-    trusted = conf.current().trust_browser_id and not user_ids_may_be_uuids()
-    browser_id = _browser_id(request) if trusted else None
-    return Identity(browser_id or _anonymous_id(request), anonymous=True)
+        return Identity(key, device_id=device_id_of(request))
+    distinct_id = _uuid(_browser_claims(request).get("distinct_id")) or _anonymous_id(request)
+    return Identity(distinct_id, anonymous=True, device_id=device_id_of(request))
+
+
+def device_id_of(request: HttpRequest) -> str | None:
+    """Return the id of the browser that `request` is from, the same before and after a log-in.
+
+    It is the id in the anonymous visitor's cookie, or the one that this request's response puts
+    there. With POSTHOG_API_TRUST_BROWSER_ID, posthog-js's `$device_id` takes precedence if it is a
+    UUID. Return None if there is neither. A claim like that selects no person.
+    """
+    return _uuid(_browser_claims(request).get("$device_id")) or _visitor_id(request)
 
 
 def user_ids_may_be_uuids() -> bool:
@@ -184,33 +259,47 @@ def user_ids_may_be_uuids() -> bool:
 
 
 def _anonymous_id(request: HttpRequest) -> str:
+    """Return the visitor's id, a new one for a new visitor; the server's without a cookie."""
+    if conf.current().anonymous_cookie is None:
+        return conf.current().hostname
+    visitor_id = _visitor_id(request)
+    if visitor_id is None:
+        visitor_id = str(uuid.uuid4())
+        request.META[_VISITOR_ID] = request.META[_NEW_ID] = visitor_id
+    return visitor_id
+
+
+def _visitor_id(request: HttpRequest) -> str | None:
+    """Return the id in our signed cookie, or the one that the response will put there."""
     name = conf.current().anonymous_cookie
     if name is None:
-        return conf.current().hostname
-    new: str | None = request.META.get(_NEW_ID)
-    if new is not None:
-        return new
-    try:
-        kept: str = request.get_signed_cookie(name, salt=ANONYMOUS_COOKIE_SALT)  # type: ignore[assignment]  # never None without a default
-    except (KeyError, signing.BadSignature):
-        # No cookie, or one that we did not write: a new visitor.
-        kept = request.META[_NEW_ID] = str(uuid.uuid4())
-    return kept
+        return None
+    visitor_id: str | None = request.META.get(_VISITOR_ID)
+    if visitor_id is None:
+        try:
+            visitor_id = request.get_signed_cookie(name, salt=ANONYMOUS_COOKIE_SALT)
+        except (KeyError, signing.BadSignature):
+            return None  # no cookie, or one that we did not write
+        request.META[_VISITOR_ID] = visitor_id
+    return visitor_id
 
 
-def _browser_id(request: HttpRequest) -> str | None:
-    """Return posthog-js's id for this browser, if it is a UUID. A claim: never authentication."""
+def _browser_claims(request: HttpRequest) -> dict[str, Any]:
+    """Return the ids that posthog-js claims for this browser; none unless they are trusted.
+
+    They come from its cookie, the distinct id also from its header. Never authentication.
+    """
+    if not conf.current().trust_browser_id or user_ids_may_be_uuids():
+        return {}
     token = conf.current().project_api_key
     for sign, letters in (("+", "PL"), ("/", "SL"), ("=", "EQ")):
         token = token.replace(sign, letters)
-    claimed: Any = request.headers.get(BROWSER_ID_HEADER)
+    claims: dict[str, Any] = {"distinct_id": request.headers.get(BROWSER_ID_HEADER)}
     try:
         stored = json.loads(unquote(request.COOKIES.get(f"ph_{token}_posthog", "")))
     except (RecursionError, ValueError):
         stored = None
-    if isinstance(stored, dict) and "distinct_id" in stored:
-        claimed = stored["distinct_id"]
-    return _uuid(claimed)
+    return claims | stored if isinstance(stored, dict) else claims
 
 
 def browser_session_id(request: HttpRequest) -> str | None:

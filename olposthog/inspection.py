@@ -81,6 +81,7 @@ def inspect(identity: Identity) -> Inspection:
             person_properties=identity.person_properties,
             groups=identity.groups,
             group_properties=identity.group_properties,
+            device_id=identity.device_id,
         )
         for runtime in (Runtime.SERVER, Runtime.CLIENT)
     )
@@ -161,9 +162,11 @@ def source_of(snapshot: FlagSnapshot, key: str) -> Source:
     `fallback`.
     """
     decision = _decision(snapshot, key)
-    if decision is None:
+    if snapshot.evaluation is None or decision is None:
         return Source.DISABLED if snapshot.source is Source.DISABLED else Source.FALLBACK
-    return Source.LOCAL if decision.reason == LOCAL_REASON else snapshot.source
+    if decision.reason == LOCAL_REASON:
+        return Source.LOCAL
+    return Source.STALE if snapshot.evaluation.is_earlier(key) else snapshot.source
 
 
 def _decision(snapshot: FlagSnapshot, key: str) -> Decision | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from .snapshot import Decision, Evaluation
+
+log = logging.getLogger(__name__)
 
 WRONG_ADDRESS = "Is POSTHOG_API_HOST PostHog's address?"
 OVER_QUOTA = "See PostHog's billing: the project has used up the requests that its plan allows."
@@ -31,32 +34,60 @@ class PostHogError(Exception):
         self.hint = hint
 
 
-def parse(content: bytes, now: float) -> Evaluation:
-    """Read a reply of PostHog's flags endpoint; raises `PostHogError` if it holds no flags.
+class _RecordError(Exception):
+    """A record that gives no decision: it failed, or is unreadable. The text says which."""
 
-    "No flags" is an answer. A reply over quota, one that is not PostHog's, and one in which PostHog
-    failed to compute every flag are failures. Single flags that it failed to compute have no
-    decision, and are named as failed.
+
+REASON_TYPES: Mapping[str, type] = {"code": str, "condition_index": int, "description": str}
+OLD_METADATA_TYPES: Mapping[str, type] = {
+    "id": int,
+    "version": int,
+    "description": str,
+    "has_experiment": bool,
+}
+METADATA_TYPES = {
+    **OLD_METADATA_TYPES,
+    "config_version": int,
+    "rule_type": str,
+    "rule_id": str,
+    "variant_key": str,
+    "forced_variant": bool,
+    "experiment_id": int,
+}
+RECORD_TYPES: Mapping[str, type] = {"key": str, "failed": bool, "reason": dict, "metadata": dict}
+OLD_RECORD_TYPES = {**RECORD_TYPES, "enabled": bool, "variant": str}
+"""The fields of a record that PostHog's contract knows. A wrong type in one makes it unreadable."""
+
+
+def parse(content: bytes, now: float) -> Evaluation:
+    """Return the evaluation in a reply of PostHog's flags endpoint. Raise `PostHogError` if none.
+
+    A reply without flags is an evaluation. A reply over quota, a reply of another server, and one
+    in which every record failed are failures. A single record that failed, is unreadable, or has
+    a null value gives no decision; `Evaluation.failed` has its key.
     """
     try:
-        reply = loads(content)
-    except ValueError as error:
+        reply = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise PostHogError("a reply that is not JSON", hint=WRONG_ADDRESS) from error
     if not isinstance(reply, dict):
         raise PostHogError("a reply that is not flags", hint=WRONG_ADDRESS)
     limited = reply.get("quotaLimited")
     if isinstance(limited, list) and "feature_flags" in limited:
         raise PostHogError("over quota", hint=OVER_QUOTA)
-    records = reply.get("flags")
+    records = reply["flags"] if "flags" in reply else _records_of_legacy(reply)
     if not isinstance(records, dict) or not reply.get("requestId"):
         raise PostHogError("a reply that is not flags", hint=WRONG_ADDRESS)
-    decisions = {
-        key: _decision(record)
-        for key, record in records.items()
-        if isinstance(record, dict) and not record.get("failed")
-    }
-    if not decisions and (records or reply.get("errorsWhileComputingFlags")):
+    asks_minimal = reply.get("minimalFlagCalledEvents") is True
+    computed: dict[str, Decision | None] = {}
+    for key, record in records.items():
+        try:
+            computed[key] = _decision(record, asks_minimal)
+        except _RecordError as error:
+            log.debug("The record of flag %r gives no decision: %s.", key, error)
+    if not computed and (records or reply.get("errorsWhileComputingFlags")):
         raise PostHogError("no flag could be computed")
+    decisions = {key: one for key, one in computed.items() if one is not None}
     return Evaluation(
         decisions,
         evaluated_at=now,
@@ -65,49 +96,109 @@ def parse(content: bytes, now: float) -> Evaluation:
     )
 
 
-def _decision(record: Mapping[str, Any]) -> Decision:
-    """Read one flag's record, of protocol version 4 (`value`) or 2 (`enabled`, `variant`)."""
-    metadata = record.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    reason = record.get("reason")
-    reason = reason if isinstance(reason, dict) else {}
-    payload = decoded(metadata.get("payload"))
-    if "value" in record:
-        value = record["value"]
-        if isinstance(value, int | float | dict) and not isinstance(value, bool):
-            # A typed value is "on", and the value itself is the payload, as the SDK has it.
-            value, payload = True, decoded(value)
-    else:
-        value = bool(record.get("enabled")) and (record.get("variant") or True)
+def _decision(record: Any, asks_minimal: bool) -> Decision | None:
+    """Return the decision in a record, or None for a null value.
+
+    A record with `value` is of protocol version 4, one with `enabled` and `variant` is older.
+    Raise `_RecordError` if the record failed or is unreadable.
+    """
+    if not isinstance(record, dict):
+        raise _RecordError("it is no object")
+    is_typed = "value" in record
+    fields = _fields(record, RECORD_TYPES if is_typed else OLD_RECORD_TYPES)
+    reason = _fields(fields["reason"], REASON_TYPES)
+    metadata = _fields(fields["metadata"], METADATA_TYPES if is_typed else OLD_METADATA_TYPES)
+    if fields["failed"]:
+        raise _RecordError("it failed")
+    payload = decoded((record.get("metadata") or {}).get("payload"))
+    value = record["value"] if is_typed else _old_value(fields["enabled"], fields["variant"])
+    if isinstance(value, int | float | dict) and not isinstance(value, bool):
+        if not _is_portable(value):
+            raise _RecordError("value cannot be written as JSON")
+        value, payload = True, value  # a number or an object is on, and is its own payload
+    if value is None:
+        return None
+    if not isinstance(value, bool | str):
+        raise _RecordError("value has a wrong type")
     return Decision(
-        value=value if isinstance(value, bool | str) else False,
+        value=value,
         payload=payload,
-        reason=str(reason.get("code") or ""),
-        description=str(reason.get("description") or ""),
-        id=metadata.get("id"),
-        version=metadata.get("version"),
+        reason=reason["code"] or "",
+        description=reason["description"] or "",
+        id=metadata["id"],
+        version=metadata["version"],
+        config_version=metadata.get("config_version") or 1,
+        rule_type=metadata.get("rule_type"),
+        rule_id=metadata.get("rule_id"),
+        variant_key=metadata.get("variant_key"),
+        has_experiment=metadata["has_experiment"],
+        minimal_event=asks_minimal,
     )
+
+
+def _old_value(enabled: bool | None, variant: str | None) -> bool | str | None:
+    if enabled is False or variant is None:
+        return enabled
+    return variant
+
+
+def _records_of_legacy(reply: Mapping[str, Any]) -> Any:
+    """Return a legacy reply's `featureFlags` and `featureFlagPayloads` as records.
+
+    Return None if they are no objects.
+    """
+    values = reply.get("featureFlags")
+    payloads = reply.get("featureFlagPayloads") or {}
+    if not isinstance(values, dict) or not isinstance(payloads, dict):
+        return None
+    return {
+        key: {
+            "enabled": True if isinstance(value, str) else value,
+            "variant": value if isinstance(value, str) else None,
+            "metadata": {"payload": payloads.get(key)},
+        }
+        for key, value in values.items()
+    }
+
+
+def _fields(source: dict[str, Any] | None, types: Mapping[str, type]) -> dict[str, Any]:
+    """Return the known fields of an object by name; None for one that is missing or null.
+
+    Raise `_RecordError` if a field has a wrong type.
+    """
+    fields = {}
+    for name, kind in types.items():
+        value = source.get(name) if source else None
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON has one type of number
+        if value is not None and type(value) is not kind:
+            raise _RecordError(f"{name} has a wrong type")
+        fields[name] = value
+    return fields
 
 
 def decoded(payload: Any) -> Any:
     """Decode a payload, which travels as JSON text; other text is the payload itself.
 
-    What is nested so deeply that whoever writes it again would fail stays text, or is left out.
+    A payload that cannot be written as JSON again stays text, or is left out if it never was text.
     """
     if payload is None:
         return None
     if not isinstance(payload, str):
-        return None if _is_deep(payload) else payload
+        return payload if _is_portable(payload) else None
     try:
         value = loads(payload)
     except ValueError:
         return payload
-    return payload if _is_deep(value) else value
+    return value if _is_portable(value) else payload
 
 
-def _is_deep(value: Any) -> bool:
+def _is_portable(value: Any) -> bool:
+    """Return whether a value has finite numbers only and no more than `MAX_LEVELS` levels."""
     level = [value]
     for _ in range(MAX_LEVELS):
+        if not all(math.isfinite(inner) for inner in level if isinstance(inner, float)):
+            return False
         level = [
             inner
             for outer in level
@@ -115,8 +206,8 @@ def _is_deep(value: Any) -> bool:
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
         if not level:
-            return False
-    return True
+            return True
+    return False
 
 
 def loads(text: str | bytes) -> Any:

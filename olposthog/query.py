@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .identity import Identity
 from .snapshot import Runtime
 
-Key = tuple[str, str, str, bool]
+Key = tuple[str | bool, ...]
 
 
 def key_of_person(distinct_id: str) -> Key:
@@ -23,7 +23,7 @@ class Query:
     identity: Identity
     runtime: Runtime
     context: str
-    """What flags depend on beside the id, as canonical text."""
+    """Properties and groups, as canonical text."""
     key: Key
     """What tells the question from every other one in the process."""
 
@@ -31,11 +31,25 @@ class Query:
     def of(cls, identity: Identity, runtime: Runtime) -> Query:
         """Make the query; raises TypeError or ValueError for properties that are no JSON values."""
         context, runtime = identity.context, Runtime(runtime)
-        key = (runtime.value, identity.distinct_id, context, identity.anonymous)
+        key: Key = (runtime.value, identity.distinct_id, context, identity.anonymous)
+        if identity.device_id:
+            key += (identity.device_id,)
         return cls(identity.fixed(context), runtime, context, key)
+
+    @property
+    def counterpart(self) -> Query:
+        """The same for the other runtime."""
+        other = Runtime.CLIENT if self.runtime is Runtime.SERVER else Runtime.SERVER
+        return replace(self, runtime=other, key=(other.value, *self.key[1:]))
 
     def to_text(self, environment: str) -> str:
         """Return what tells the question from every other one in the fleet."""
         return json.dumps(
-            [self.runtime.value, self.identity.distinct_id, self.context, environment]
+            [
+                self.runtime.value,
+                self.identity.distinct_id,
+                self.identity.device_id,
+                self.context,
+                environment,
+            ]
         )

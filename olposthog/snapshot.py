@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from .undecided import Undecided
 
@@ -70,6 +70,14 @@ class Decision:
     """Whether PostHog asked for minimised `$feature_flag_called` events with this decision."""
 
 
+class Origin(NamedTuple):
+    """The evaluation that a decision comes from."""
+
+    evaluated_at: float
+    """Seconds since the epoch, by the clock of the machine that evaluated."""
+    request_id: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """All of PostHog's decisions for one person: what the shared cache keeps."""
@@ -80,7 +88,28 @@ class Evaluation:
     request_id: str | None = None
     """PostHog's name for the request; None for a local evaluation."""
     failed: tuple[str, ...] = ()
-    """The keys of flags that PostHog could not compute; they have no decision."""
+    """The keys of flags that PostHog could not compute: no decision about them is its own."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """For decisions that come from another evaluation: which one, by flag key."""
+
+    def origin(self, key: str) -> Origin:
+        """Return which evaluation the decision about a flag comes from."""
+        return self.origins.get(key) or Origin(self.evaluated_at, self.request_id)
+
+    def is_earlier(self, key: str) -> bool:
+        """Return whether the decision about a flag is from an evaluation before this one."""
+        return self.origin(key).evaluated_at < self.evaluated_at
+
+    def with_decisions_of(self, other: Evaluation, keys: Iterable[str]) -> Evaluation:
+        """Return an evaluation with the other's decisions about `keys`, where it has any."""
+        taken = [key for key in keys if key in other.decisions]
+        if not taken:
+            return self
+        return replace(
+            self,
+            decisions={**self.decisions, **{key: other.decisions[key] for key in taken}},
+            origins={**self.origins, **{key: other.origin(key) for key in taken}},
+        )
 
     def with_local(self, local: Evaluation | None) -> Evaluation:
         """Return an evaluation in which what was decided locally takes precedence."""
@@ -94,6 +123,7 @@ class Evaluation:
             self,
             decisions={key: one for key, one in self.decisions.items() if is_kept(key)},
             failed=tuple(filter(is_kept, self.failed)),
+            origins={key: one for key, one in self.origins.items() if is_kept(key)},
         )
 
     def to_json(self) -> dict[str, JSON]:
@@ -120,6 +150,7 @@ class Evaluation:
             "evaluated_at": self.evaluated_at,
             "request_id": self.request_id,
             "failed": list(self.failed),
+            "origins": {key: list(one) for key, one in self.origins.items()},
         }
 
     @classmethod
@@ -135,6 +166,10 @@ class Evaluation:
             evaluated_at=evaluated_at,
             request_id=stored["request_id"],
             failed=tuple(map(str, stored.get("failed", ()))),
+            origins={
+                key: Origin(float(at), request_id)
+                for key, (at, request_id) in stored.get("origins", {}).items()
+            },
         )
 
 

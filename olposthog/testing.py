@@ -23,7 +23,7 @@ from django.test.runner import DiscoverRunner, ParallelTestSuite
 
 from . import overrides
 from .decorating import decorate_function, decorate_test_case, decorate_tests
-from .identity import UniqueId, distinct_id_of
+from .identity import UniqueId, cut_distinct_id, distinct_id_of
 from .overrides import Override, UnexpectedFlag
 from .snapshot import JSON
 
@@ -72,7 +72,7 @@ class override_flags:  # noqa: N801  # it is used as a function is, like Django'
             raise ValueError("for_id is empty; leave it out to override the flags of everyone.")
         self._flags = _judged(flags or {})
         self._payloads = _belonging(payloads or {}, self._flags)
-        self._for_id = for_id if for_id is None else distinct_id_of(for_id, "for_id")
+        self._for_id = None if for_id is None else cut_distinct_id(distinct_id_of(for_id, "for_id"))
         self._strict = strict
         self._ask_posthog = ask_posthog
         self._entered: list[Override] = []

@@ -29,12 +29,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.posthog_faults import Fault, HalfOpen, Refuse, Reply, Status
-from tests.posthog_wire import Endpoint, Flag, Request, Variant, in_version
+from tests.posthog_wire import (
+    Endpoint,
+    Flag,
+    Record,
+    Request,
+    Split,
+    Variant,
+    device_id_in,
+    in_version,
+)
 
 PATIENCE = 10.0  # seconds that a test waits for what should come at once
 LONGEST_DISTINCT_ID = 200
 
-__all__ = ["Endpoint", "Flag", "PostHogServer", "Request", "Variant"]
+__all__ = ["Endpoint", "Flag", "PostHogServer", "Record", "Request", "Split", "Variant"]
 
 
 @dataclass
@@ -189,7 +198,11 @@ class PostHogServer:
             return Reply(401, b"The API key is not valid.")
         if body.get("distinct_id") in (None, ""):
             return Reply(400, b"The distinct_id field is missing or empty.")
-        body = {**body, "distinct_id": str(body["distinct_id"])[:LONGEST_DISTINCT_ID]}
+        body = {
+            **body,
+            "distinct_id": str(body["distinct_id"])[:LONGEST_DISTINCT_ID],
+            "device_id": device_id_in(body),
+        }
         wanted = body.get("flag_keys_to_evaluate") or self.flags
         declared = enumerate(self.flags.items(), start=1)
         flags = [

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import re
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from enum import Enum
 from typing import Any, Literal
@@ -37,12 +38,17 @@ ENDPOINTS = {
     "/i/v0/e": Endpoint.EVENTS,
     "/e": Endpoint.EVENTS,
 }
+GZIP = b"\x1f\x8b"
 CONFIG = re.compile(r"/array/[^/]+/config")
 
 
 def unpacked(raw: bytes, headers: Message, query: Mapping[str, str]) -> bytes:
-    """The bytes of a body without the compression of the SDK, or of posthog-js."""
-    if headers.get("Content-Encoding") == "gzip" or query.get("compression") == "gzip-js":
+    """The bytes of a body without the compression of the SDK, or of posthog-js.
+
+    posthog-js does not announce gzip until it has PostHog's configuration.
+    """
+    announced = headers.get("Content-Encoding") == "gzip" or query.get("compression") == "gzip-js"
+    if announced or raw.startswith(GZIP):
         return gzip.decompress(raw)
     if query.get("compression") == "base64":
         return base64.b64decode(dict(parse_qsl(raw.decode("ascii")))["data"])
@@ -161,6 +167,64 @@ class Variant(Flag):
     """A flag of an experiment: its value is the key of a variant."""
 
     has_experiment: bool = True
+
+
+@dataclass(frozen=True)
+class Record(Flag):
+    """A flag whose `v=4` record a test writes itself: its value is the whole record."""
+
+    value: object = None
+
+    def record(self, key: str, number: int, body: dict[str, Any]) -> Any:
+        """The record as it is."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Split(Variant):
+    """An experiment that gives half of the ids `control` and the others `test`, by PostHog's hash.
+
+    Without an id of the kind that `bucketing_identifier` names, it is off.
+    """
+
+    bucketing_identifier: Literal["distinct_id", "device_id"] = "distinct_id"
+
+    def record(self, key: str, number: int, body: dict[str, Any]) -> dict[str, Any]:
+        """The flag on the wire, with the variant of the id in the body."""
+        hashed_id = body.get(self.bucketing_identifier)
+        if hashed_id:
+            decided = replace(self, value=variant_of(key, hashed_id))
+        else:
+            decided = replace(self, value=False, reason="out_of_rollout_bound")
+        return super(Split, decided).record(key, number, body)
+
+    def definition(self, key: str) -> dict[str, Any]:
+        """The flag as the definitions have it."""
+        variants = [{"key": name, "rollout_percentage": 50} for name in ("control", "test")]
+        return {
+            "id": 1,
+            "key": key,
+            "active": True,
+            "version": self.version,
+            "evaluation_runtime": self.runtime,
+            "bucketing_identifier": self.bucketing_identifier,
+            "filters": {
+                "groups": [{"properties": [], "rollout_percentage": 100, "variant": None}],
+                "multivariate": {"variants": variants},
+            },
+        }
+
+
+def variant_of(key: str, hashed_id: str) -> str:
+    """The variant of a `Split` for an id."""
+    digest = hashlib.sha1(f"{key}.{hashed_id}variant".encode()).hexdigest()  # PostHog's
+    return "control" if int(digest[:15], 16) / 0xFFFFFFFFFFFFFFF < 0.5 else "test"
+
+
+def device_id_in(body: Mapping[str, Any]) -> str | None:
+    """The device id of a request: its own field, else a person property."""
+    properties = body.get("person_properties") or {}
+    return body.get("device_id") or properties.get("$device_id")
 
 
 def in_version(version: str | None, records: dict[str, dict[str, Any]]) -> dict[str, object]:

@@ -1,8 +1,9 @@
-"""The bootstrap of posthog-js: the API's answer, in a page, in posthog-js's words."""
+"""The bootstrap of posthog-js: the REST API's answer in a page, in the form of posthog-js."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
 
@@ -19,6 +20,8 @@ from olposthog.bootstrap import bootstrap
 from olposthog.features import evaluate
 from olposthog.identity import Identity
 from olposthog.snapshot import Runtime
+from tests.api.test_ofrep import ask, by_key
+from tests.api.test_views import RawPayload
 from tests.posthog_faults import Refuse
 from tests.posthog_server import Flag, Variant
 from tests.test_exposures import delivered
@@ -37,6 +40,7 @@ async def async_page(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("api/", include("olposthog_api.urls")),
+    path("", include("olposthog_api.ofrep.urls")),
     path("page/", page),
     path("async/", async_page),
 ]
@@ -71,6 +75,69 @@ def bootstrapped(response: Any) -> Any:
     return json.loads("".join(elements[1][2]))
 
 
+def decoded(payload: Any) -> Any:
+    """A payload as posthog-js reads it: text is decoded as JSON, once; other text stays."""
+    try:
+        return json.loads(payload) if isinstance(payload, str) else payload
+    except ValueError:
+        return payload
+
+
+PAYLOADS: dict[str, Any] = {
+    # Text, some of which looks like JSON
+    '"plain"': "plain",
+    '"123"': "123",
+    '"-1.5e3"': "-1.5e3",
+    '"true"': "true",
+    '"null"': "null",
+    '"[1]"': "[1]",
+    r'"{\"a\": 1}"': '{"a": 1}',
+    r'"\"quoted\""': '"quoted"',
+    r'"\"\\\"twice\\\"\""': r'"\"twice\""',
+    '""': "",
+    '" "': " ",
+    r'"\ud800 alone"': "\ud800 alone",
+    r'"\u2028\u2029"': "\u2028\u2029",
+    '"</script><!--"': "</script><!--",
+    # Text that is not JSON
+    "": "",
+    " ": " ",
+    "plain": "plain",
+    "{not json": "{not json",
+    "'single'": "'single'",
+    "NaN": "NaN",
+    "-Infinity": "-Infinity",
+    "1e999": "1e999",
+    "[1,]": "[1,]",
+    "</script><script>": "</script><script>",
+    "\u2028": "\u2028",
+    # Other JSON
+    "123": 123,
+    "0": 0,
+    "-1.5": -1.5,
+    "true": True,
+    "false": False,
+    "null": None,
+    "[]": [],
+    "{}": {},
+    '["1", 2, null, "null", ["[]"]]': ["1", 2, None, "null", ["[]"]],
+    r'{"n": "123", "q": "\"q\"", "o": {"t": "true", "l": ["{}"]}}': {
+        "n": "123",
+        "q": '"q"',
+        "o": {"t": "true", "l": ["{}"]},
+    },
+    '{"__proto__": {"a": "1"}, "constructor": "2"}': {"__proto__": {"a": "1"}, "constructor": "2"},
+}
+"""Payloads by the text that PostHog sends for them."""
+
+PAYLOAD_FLAGS = {f"web-{n}": RawPayload(text=wire) for n, wire in enumerate(PAYLOADS)}
+PAYLOADS_BY_KEY = {
+    key: PAYLOADS[flag.text]
+    for key, flag in PAYLOAD_FLAGS.items()
+    if PAYLOADS[flag.text] is not None
+}
+
+
 @pytest.fixture
 def user(db):
     return get_user_model().objects.create_user("ada")
@@ -86,17 +153,25 @@ def member(client, user):
 
 
 def test_it_is_exactly_what_posthog_js_takes(enabled, member, user):
-    """The person, the flags that are on, and payloads of those; an off has neither."""
+    """The person, all flags, and the payloads of those that are on."""
     enabled.flags = {
         "new-nav": True,
         "checkout": Variant("test", payload={"colour": "green"}),
         "off": Flag(False, payload="never"),
+        "off-with-payload": RawPayload(False, text='"never"'),
+        "empty": RawPayload("", text="1"),
     }
 
     assert bootstrapped(member.get("/page/")) == {
         "distinctID": str(user.pk),
         "isIdentifiedID": True,
-        "featureFlags": {"new-nav": True, "checkout": "test"},
+        "featureFlags": {
+            "checkout": "test",
+            "empty": False,
+            "new-nav": True,
+            "off": False,
+            "off-with-payload": False,
+        },
         "featureFlagPayloads": {"checkout": {"colour": "green"}},
     }
 
@@ -107,6 +182,64 @@ def test_a_visitor_is_not_identified(enabled, client):
 
     assert answer["isIdentifiedID"] is False
     assert (answer["featureFlags"], answer["featureFlagPayloads"]) == ({}, {})
+
+
+def test_payload_is_the_same_everywhere(enabled, member, user):
+    """Python, REST, OFREP and posthog-js read the same payload of the same type."""
+    enabled.flags = PAYLOAD_FLAGS
+
+    in_page = bootstrapped(member.get("/page/"))["featureFlagPayloads"]
+    rest = member.get(FEATURES_URL).json()["payloads"]
+    single = {key: member.get(f"{FEATURES_URL}{key}/").json()["payload"] for key in PAYLOAD_FLAGS}
+    ofrep = {
+        key: json.loads(flag["metadata"]["payload"])
+        for key, flag in by_key(ask(member)).items()
+        if "payload" in flag["metadata"]
+    }
+
+    expected = typed(PAYLOADS_BY_KEY)
+    assert typed(evaluate(str(user.pk), runtime=Runtime.CLIENT).payloads) == expected
+    assert typed(rest) == expected
+    assert typed({key: one for key, one in single.items() if one is not None}) == expected
+    assert typed(ofrep) == expected
+    assert typed({key: decoded(one) for key, one in in_page.items()}) == expected
+
+
+def typed(payloads: Mapping[str, Any]) -> dict[str, str]:
+    """The payloads as JSON text, in which 1, 1.0 and True differ."""
+    return {key: json.dumps(payload) for key, payload in payloads.items()}
+
+
+def test_only_text_at_the_top_is_encoded(enabled, client):
+    """Lists, objects, numbers and booleans go out as they are, and so does the text in them."""
+    enabled.flags = PAYLOAD_FLAGS
+    expected = {key: one for key, one in PAYLOADS_BY_KEY.items() if not isinstance(one, str)}
+
+    payloads = bootstrapped(client.get("/page/"))["featureFlagPayloads"]
+
+    assert typed({key: payloads[key] for key in expected}) == typed(expected)
+
+
+def test_keys_of_javascript_objects(enabled, client):
+    """Keys that JavaScript objects inherit are keys like others, except `__proto__`.
+
+    That one would put its payload behind the payloads of other flags: it is left out.
+    """
+    enabled.flags = {
+        "__proto__": Flag(payload={"checkout": "not its own"}),
+        "constructor": Variant("test", payload="123"),
+        "hasOwnProperty": False,
+        "toString": Flag(payload={"a": 1}),
+    }
+
+    found = bootstrapped(client.get("/page/"))
+
+    assert found["featureFlags"] == {
+        "constructor": "test",
+        "hasOwnProperty": False,
+        "toString": True,
+    }
+    assert found["featureFlagPayloads"] == {"constructor": '"123"', "toString": {"a": 1}}
 
 
 @pytest.mark.parametrize("first", ["page", "api"])
@@ -127,7 +260,7 @@ def test_page_and_api_agree(enabled, user, first, who):
         api, page = browser.get(FEATURES_URL).json(), bootstrapped(browser.get("/page/"))
 
     assert page["distinctID"] == api["distinct_id"]
-    assert page["featureFlags"] == {key: on for key, on in api["features"].items() if on}
+    assert page["featureFlags"] == api["features"]
     assert page["featureFlagPayloads"] == api["payloads"]
 
 
@@ -198,7 +331,7 @@ def test_whatever_flags_say_stays_inert(enabled, client, settings, text):
         "distinctID": text,
         "isIdentifiedID": True,
         "featureFlags": {text: text, "plain": True},
-        "featureFlagPayloads": {text: {text: [text]}, "plain": text},
+        "featureFlagPayloads": {text: {text: [text]}, "plain": json.dumps(text)},
     }
     block = response.content.split(b'type="application/json">')[1].split(b"<p>after</p>")[0]
     assert block.endswith(b"</script>")
@@ -235,7 +368,7 @@ def test_an_outage_leaves_the_sites_values(enabled, client, settings):
     settings.FEATURES = {"beta": True, "off": False}
     enabled.fault = Refuse()
 
-    assert bootstrapped(client.get("/page/"))["featureFlags"] == {"beta": True}
+    assert bootstrapped(client.get("/page/"))["featureFlags"] == {"beta": True, "off": False}
 
 
 def test_without_the_request_the_fix_is_named():

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import posthog
 import pytest
 from django.test import RequestFactory
 from pytest_django import Settings
@@ -327,3 +328,34 @@ def test_memory_of_exposures_is_bounded(
 
     assert [who for who, *_ in told(enabled)] == ["u1", "u2", "u3", "u4", "u1"]
     assert len(per_process.current().exposures._reported) == 3
+
+
+def test_an_exposure_names_the_id_that_was_evaluated(enabled: PostHogServer) -> None:
+    """A long id is reported as PostHog cuts it, once, whichever form was passed."""
+    enabled.flags = {"beta": True}
+
+    is_enabled("beta", opt_unique_id="u" * 250)
+    is_enabled("beta", opt_unique_id="u" * 200)
+
+    assert told(enabled) == [("u" * 200, "beta", True)]
+
+
+def test_the_ambient_context_does_not_change_who_is_counted(enabled: PostHogServer) -> None:
+    """An exposure names the person and the groups that were evaluated, not those of a context."""
+    enabled.flags = {"checkout": Variant("test")}
+
+    with posthog.new_context():
+        posthog.identify_context("ambient")
+        posthog.tag("$groups", {"company": "ambient"})
+        posthog.tag("$feature_flag", "ambient")
+        posthog.tag("$feature_flag_response", "ambient")
+        posthog.tag("tier", "gold")
+        is_enabled("checkout", None, "u1")
+        is_enabled("checkout", None, "u1", groups={"company": "acme"})
+
+    events = delivered(enabled)
+    assert [event["distinct_id"] for event in events] == ["u1", "u1"]
+    assert [event["properties"].get("$groups") for event in events] == [None, {"company": "acme"}]
+    assert {event["properties"]["$feature_flag"] for event in events} == {"checkout"}
+    assert {event["properties"]["$feature_flag_response"] for event in events} == {"test"}
+    assert {event["properties"]["tier"] for event in events} == {"gold"}

@@ -8,15 +8,18 @@ import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
+from django.http import HttpRequest
 from django.test import RequestFactory, override_settings
+from django.utils import timezone
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import SimpleLazyObject
 from hypothesis import given
@@ -40,10 +43,13 @@ from olposthog.features import (
     get_feature_flag_payload,
     is_enabled,
 )
+from olposthog.identity import Identity
 from olposthog.query import key_of_person
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
+from olposthog.testing import override_flags
 from tests.posthog_faults import Hang, Status
-from tests.posthog_server import Flag, PostHogServer, Variant
+from tests.posthog_server import Flag, PostHogServer, Split, Variant
+from tests.posthog_wire import variant_of
 
 NOTHING = object()
 VALUES = (NOTHING, True, False, "test")
@@ -206,6 +212,91 @@ def test_zero_is_an_id(enabled: PostHogServer) -> None:
     assert evaluate(0).distinct_id == "0"
 
 
+LONG_IDS = [
+    "u" * 250,
+    "ü" * 250,
+    "\N{HOT BEVERAGE}" * 250,
+    "\N{LEAF FLUTTERING IN WIND}" * 250,
+    10**250,
+]
+
+
+@pytest.mark.parametrize("unique_id", LONG_IDS, ids=["ascii", "latin", "bmp", "astral", "int"])
+def test_a_long_id_is_cut_as_posthog_cuts_it(
+    enabled: PostHogServer, unique_id: str | int, another_process: Callable[[], None]
+) -> None:
+    """PostHog keeps 200 code points of an id: whole or cut, it is one person with one entry."""
+    cut = str(unique_id)[:200]
+    enabled.flags = {"theirs": Flag(only_for={cut})}
+
+    for _ in range(2):
+        snapshot = evaluate(unique_id)
+        assert evaluate(cut) is evaluate(unique_id) is snapshot
+        assert asyncio.run(aevaluate(unique_id)) is snapshot
+        assert is_enabled("theirs", opt_unique_id=unique_id) is True
+        assert snapshot.distinct_id == cut == Identity(str(unique_id)).distinct_id
+        another_process()
+
+    (call,) = enabled.flag_calls
+    assert call["distinct_id"] == call["person_properties"]["user_id"] == cut
+
+
+def test_an_id_of_200_characters_is_kept(enabled: PostHogServer) -> None:
+    """Only what is beyond 200 code points is cut."""
+    assert evaluate("u" * 200).distinct_id == evaluate("u" * 201).distinct_id == "u" * 200
+    assert evaluate("u" * 199).distinct_id == "u" * 199
+    assert len(enabled.flag_calls) == 2
+
+
+def long_identity(request: HttpRequest) -> Identity:
+    return Identity("u" * 250)
+
+
+def test_a_long_id_of_a_request_is_cut(enabled: PostHogServer, settings: Settings) -> None:
+    """The id that POSTHOG_API_IDENTITY returns is cut as well: the same person, the same entry."""
+    settings.POSTHOG_API_IDENTITY = f"{__name__}.long_identity"
+
+    assert evaluate(request=user_request()) is evaluate("u" * 250)
+    assert len(enabled.flag_calls) == 1
+
+
+def test_a_long_host_name_is_cut(enabled: PostHogServer, settings: Settings) -> None:
+    """The server's own id is no exception."""
+    settings.HOSTNAME = "h" * 250
+
+    assert evaluate().distinct_id == "h" * 200
+
+
+def test_local_evaluation_hashes_the_cut_id(settings: Settings, tmp_path: Path) -> None:
+    """A long id gets the variant that PostHog's servers give it, which is that of its beginning."""
+    file = tmp_path / "flags.json"
+    file.write_text(json.dumps({"flags": [Split().definition("checkout")]}))
+    settings.POSTHOG_ENABLED, settings.POSTHOG_FLAG_DEFINITIONS_FILE = True, str(file)
+    ids = [f"{number}-{'u' * 250}" for number in range(16)]
+    cut = [variant_of("checkout", unique_id[:200]) for unique_id in ids]
+    assert cut != [variant_of("checkout", unique_id) for unique_id in ids]
+
+    assert [get_feature_flag("checkout", None, unique_id) for unique_id in ids] == cut
+
+
+def test_clearing_a_long_id_clears_its_entry(enabled: PostHogServer) -> None:
+    """`clear_cache` takes the id in either form."""
+    for clearing in ("u" * 250, "u" * 200):
+        evaluate("u" * 250)
+        calls = len(enabled.flag_calls)
+        clear_cache(clearing)
+        evaluate("u" * 250)
+        assert len(enabled.flag_calls) == calls + 1
+
+
+def test_an_override_for_a_long_id_holds(enabled: PostHogServer) -> None:
+    """`override_flags(for_id=…)` takes the id in either form."""
+    for for_id in ("u" * 250, "u" * 200):
+        with override_flags({"new-nav": True}, for_id=for_id):
+            assert is_enabled("new-nav", opt_unique_id="u" * 250) is True
+            assert is_enabled("new-nav", opt_unique_id="u" * 199) is False
+
+
 @pytest.mark.parametrize("unique_id", [True, False, object(), 1.5, b"u1", ["u1"], AnonymousUser()])
 def test_other_ids_are_refused(enabled: PostHogServer, unique_id: Any) -> None:
     """An id of another type is the caller's mistake, and the message names the argument."""
@@ -267,6 +358,105 @@ def test_dates_and_uuids_are_properties(enabled: PostHogServer) -> None:
     sent = enabled.flag_calls[0]["person_properties"]
     assert sent["joined"] == "2026-01-02T03:04:05Z"
     assert (sent["of"], sent["at"]) == (str(unique), "1.5")
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_naive_datetimes_are_in_the_current_time_zone(
+    enabled: PostHogServer, settings: Settings, use_tz: bool
+) -> None:
+    """A datetime without a time zone is in TIME_ZONE, or in the zone that the request activated."""
+    settings.TIME_ZONE, settings.USE_TZ = "Asia/Tokyo", use_tz
+    naive = datetime(2026, 7, 2, 3, 4, 5)  # noqa: DTZ001  # naive on purpose
+    properties: dict[str, Any] = {
+        "at": naive,
+        "nested": {"all": [naive, naive.replace(tzinfo=UTC)]},
+        "on": naive.date(),
+        "daily": naive.time(),
+        "text": "2026-07-02T03:04:05",
+    }
+
+    evaluate("u1", person_properties=properties)
+    evaluate(
+        "u1", groups={"company": "acme"}, group_properties={"company": {"since": [{"at": naive}]}}
+    )
+    with timezone.override("America/New_York"):
+        evaluate("u1", person_properties={"at": naive})
+
+    local, by_group, activated = enabled.flag_calls
+    assert {name: local["person_properties"][name] for name in properties} == {
+        "at": "2026-07-02T03:04:05+09:00",
+        "nested": {"all": ["2026-07-02T03:04:05+09:00", "2026-07-02T03:04:05Z"]},
+        "on": "2026-07-02",
+        "daily": "03:04:05",
+        "text": "2026-07-02T03:04:05",
+    }
+    assert by_group["group_properties"]["company"]["since"] == [{"at": "2026-07-02T03:04:05+09:00"}]
+    assert activated["person_properties"]["at"] == "2026-07-02T03:04:05-04:00"
+
+
+@pytest.mark.parametrize("tzinfo", [None, UTC])
+def test_datetimes_are_sent_in_milliseconds(
+    enabled: PostHogServer, settings: Settings, tzinfo: tzinfo | None
+) -> None:
+    """Microseconds are cut to milliseconds, with or without a time zone."""
+    settings.TIME_ZONE = "UTC"
+    at = datetime(2026, 1, 2, 3, 4, 5, 678_999, tzinfo)
+
+    evaluate("u1", person_properties={"at": at})
+
+    assert enabled.flag_calls[0]["person_properties"]["at"] == "2026-01-02T03:04:05.678Z"
+
+
+@pytest.mark.parametrize("at", [datetime.min, datetime.max])  # noqa: DTZ901  # naive on purpose
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_datetimes_at_the_end_of_time_are_sent(
+    enabled: PostHogServer, settings: Settings, at: datetime, zone: str
+) -> None:
+    """A naive datetime that no other time zone can express is no error."""
+    settings.TIME_ZONE = zone
+
+    evaluate("u1", person_properties={"at": at})
+
+    assert enabled.flag_calls[0]["person_properties"]["at"].startswith(at.isoformat()[:19])
+
+
+@pytest.mark.parametrize(("zone", "is_on"), [("Asia/Tokyo", True), ("America/New_York", False)])
+@pytest.mark.parametrize("groups", [False, True], ids=["person", "group"])
+def test_local_evaluation_compares_instants(
+    settings: Settings, tmp_path: Path, zone: str, is_on: bool, groups: bool
+) -> None:
+    """`is_date_before` judges a naive datetime by its instant in the current time zone."""
+    before = {
+        "key": "at",
+        "type": "group" if groups else "person",
+        "operator": "is_date_before",
+        "value": "2026-07-02T12:00:00Z",
+    }
+    if groups:
+        before["group_type_index"] = 0  # type: ignore[assignment]  # a number among texts
+    filters = {
+        "aggregation_group_type_index": 0 if groups else None,
+        "groups": [{"properties": [before], "rollout_percentage": 100}],
+    }
+    file = tmp_path / "flags.json"
+    file.write_text(
+        json.dumps(
+            {
+                "flags": [{"key": "early", "active": True, "filters": filters}],
+                "group_type_mapping": {"0": "company"},
+            }
+        )
+    )
+    settings.POSTHOG_ENABLED, settings.POSTHOG_FLAG_DEFINITIONS_FILE = True, str(file)
+    settings.TIME_ZONE = zone
+    noon = {"at": datetime(2026, 7, 2, 12, 0)}  # noqa: DTZ001  # naive on purpose
+
+    if groups:
+        found = evaluate("u1", groups={"company": "acme"}, group_properties={"company": noon})
+    else:
+        found = evaluate("u1", person_properties=noon)
+
+    assert (found.source, found.flags) == (Source.LOCAL, {"early": is_on})
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def store_entries(number: int) -> None:
 
     evaluator = per_process.current()
     for index in range(number):
-        found = Found(None, None, ("", ""), None)
+        found = Found(None, None, None, ("", ""), None)
         evaluator._entries.keep(f"question {index}", Evaluation({}, 0.0), found)
     assert evaluator.shared.settle(PATIENCE)
 

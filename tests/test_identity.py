@@ -272,6 +272,105 @@ def test_a_page_and_the_api_agree_about_a_user(enabled, user):
     assert client.get(FEATURES_URL).json()["features"] == {"hers": True}
 
 
+# Users without an ordinary primary key
+
+
+class Account:
+    """What a site's own authentication may put into `request.user`."""
+
+    is_authenticated = True
+
+    def __init__(self, pk: Any) -> None:
+        self.pk = pk
+
+
+class Keyless:
+    """The same without any primary key."""
+
+    is_authenticated = True
+
+
+@pytest.fixture
+def membership():
+    """A model whose primary key has two parts, until the test is over."""
+    meta = type("Meta", (), {"app_label": "auth", "managed": False})
+    fields = {
+        "pk": models.CompositePrimaryKey("tenant", "number"),
+        "tenant": models.CharField(max_length=9),
+        "number": models.IntegerField(),
+        "is_authenticated": True,
+    }
+    yield type("Membership", (models.Model,), {"__module__": __name__, "Meta": meta, **fields})
+    del apps.all_models["auth"]["membership"]
+    apps.clear_cache()
+
+
+def test_a_composite_key_is_joined(enabled, membership):
+    """A user with a composite key is the key's parts, joined by colons."""
+    user = membership(tenant="acme", number=7)
+
+    assert for_request(make_request(user)).distinct_id == "acme:7"
+    assert identify(make_request(user)).anonymous is False
+
+
+def test_composite_keys_are_told_apart(enabled):
+    """No two composite keys are one person, whatever their parts contain."""
+    keys = [("a:b", "c"), ("a", "b:c"), ("a%3Ab", "c"), ("a", "b%3Ac"), ("a", "b", "c")]
+
+    ids = {default_identity(make_request(Account(key))).distinct_id for key in keys}
+
+    assert len(ids) == len(keys)
+
+
+@pytest.mark.parametrize(
+    "user",
+    [Account(None), Account((None, None)), Account(("acme", None)), Keyless()],
+    ids=["unsaved", "unsaved composite", "half of a composite", "keyless"],
+)
+def test_a_user_without_a_key_is_the_server(enabled, user):
+    """A user whom nothing tells from others gets the server's flags, and no cookie."""
+    request, response = make_request(user), HttpResponse()
+
+    snapshot = for_request(request)
+    remember_identity(request, response)
+
+    assert snapshot.distinct_id == default_unique_id()
+    assert snapshot.anonymous
+    assert not response.cookies
+
+
+def test_an_unsaved_user_of_django_is_the_server(enabled):
+    """The same goes for Django's own user before it is saved."""
+    assert for_request(make_request(get_user_model()())).distinct_id == default_unique_id()
+
+
+def test_a_composite_key_is_no_id(enabled, membership):
+    """A tuple as an id raises TypeError, which says how to pass a composite key."""
+    user = membership(tenant="acme", number=7)
+    keys: list[Any] = [user.pk, (1, 2), ()]
+
+    for unique_id in keys:
+        with pytest.raises(
+            TypeError, match=r"not tuple\. Pass a composite key as one text, .*join"
+        ):
+            is_enabled("beta", opt_unique_id=unique_id)
+    assert is_enabled("beta", opt_unique_id=":".join(map(str, user.pk))) is False
+    assert [call["distinct_id"] for call in enabled.flag_calls] == ["acme:7"]
+
+
+def test_an_unsaved_object_is_no_id(enabled, membership):
+    """An object in an id's place raises TypeError; an unsaved one is to be saved first."""
+    saved: Any = get_user_model()(pk=7)
+    unsaved: list[Any] = [get_user_model()(), membership(tenant="acme")]
+
+    for user in unsaved:
+        with pytest.raises(TypeError, match="Save the object first: it has no primary key yet"):
+            is_enabled("beta", opt_unique_id=user)
+    with pytest.raises(TypeError, match=r"Pass for example str\(user\.pk\)"):
+        is_enabled("beta", opt_unique_id=saved)
+    assert enabled.requests == []
+
+
 # Logging in and out
 
 

@@ -356,6 +356,70 @@ def test_events_say_who_decided(enabled: PostHogServer, defined: Callable[..., N
     assert properties["hard"]["$feature_flag_request_id"] == snapshot.evaluation.request_id
 
 
+@pytest.mark.parametrize("has_experiment", [True, False, None, "false", 0])
+def test_events_say_whether_there_is_an_experiment(
+    enabled: PostHogServer, defined: Callable[..., None], has_experiment: object
+) -> None:
+    """What a definition says is reported; nothing is, where it says neither yes nor no."""
+    defined(flag("easy", has_experiment=has_experiment))
+
+    is_enabled("easy", opt_unique_id="u1")
+
+    (event,) = delivered(enabled)
+    said = event["properties"].get("$feature_flag_has_experiment")
+    assert said is (has_experiment if isinstance(has_experiment, bool) else None)
+
+
+@pytest.mark.parametrize("asked", ["definitions", "reply"])
+def test_each_decision_has_the_form_its_source_asked_for(
+    enabled: PostHogServer, defined: Callable[..., None], asked: str
+) -> None:
+    """Minimised is the event of a flag whose definitions, or whose reply, asked for it."""
+    defined(
+        flag("easy", has_experiment=False),
+        flag("hard", ensure_experience_continuity=True),
+        minimal_flag_called_events=asked == "definitions",
+    )
+    enabled.minimal_flag_called_events = asked == "reply"
+    enabled.flags = {"hard": True}
+
+    is_enabled("easy", opt_unique_id="u1")
+    is_enabled("hard", opt_unique_id="u1")
+
+    sent = [event["properties"] for event in delivered(enabled)]
+    is_full = {one["$feature_flag"]: f"$feature/{one['$feature_flag']}" in one for one in sent}
+    assert is_full == {"easy": asked == "reply", "hard": asked == "definitions"}
+
+
+@pytest.mark.parametrize("asked", [False, None, "true", 1])
+def test_definitions_that_do_not_ask_for_minimised_events(
+    enabled: PostHogServer, defined: Callable[..., None], asked: object
+) -> None:
+    """Only `true` asks for them."""
+    defined(flag("easy", has_experiment=False), minimal_flag_called_events=asked)
+
+    is_enabled("easy", opt_unique_id="u1")
+
+    (event,) = delivered(enabled)
+    assert event["properties"]["$feature/easy"] is True
+
+
+def test_locally_decided_flag_has_no_request(
+    enabled: PostHogServer, defined: Callable[..., None]
+) -> None:
+    """A local event names neither a request nor its time, nor a rule, and is no assignment."""
+    defined(flag("easy"), flag("hard", ensure_experience_continuity=True))
+    enabled.flags = {"hard": True}
+    evaluate("u1")
+
+    is_enabled("easy", opt_unique_id="u1")
+
+    (event,) = delivered(enabled)
+    remote = ("request_id", "evaluated_at", "config_version", "reason_code", "rule_id")
+    assert not {f"$feature_flag_{name}" for name in remote} & event["properties"].keys()
+    assert event["properties"]["$feature_flag_reason"] == "Evaluated locally"
+
+
 def test_local_evaluation_sends_no_event_of_its_own(
     enabled: PostHogServer, defined: Callable[..., None]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from olposthog.protocol import MAX_LEVELS, PostHogError, decoded, parse
 from olposthog.snapshot import Decision, Evaluation
 
 NOW = 1_700_000_000.5
+RULE = "7f1c2d3e-0a4b-4c5d-8e6f-112233445566"
 ENVELOPE = {"errorsWhileComputingFlags": False, "requestId": "r-1", "evaluatedAt": 1}
 
 
@@ -22,6 +24,63 @@ def reply(flags: object, **envelope: object) -> bytes:
 def read(record: dict[str, Any]) -> Decision:
     """The decision in a reply with this one record."""
     return parse(reply({"x": {"key": "x", **record}}), NOW).decisions["x"]
+
+
+def typed_record(**changes: object) -> dict[str, Any]:
+    """A record of protocol version 4 with every known field; `metadata__id=3` changes one."""
+    return changed(
+        {
+            "key": "x",
+            "value": "test",
+            "failed": False,
+            "reason": {"code": "experiment_split", "condition_index": 0, "description": "Split"},
+            "metadata": {
+                "id": 7,
+                "version": 3,
+                "description": "Checkout",
+                "payload": None,
+                "has_experiment": True,
+                "config_version": 2,
+                "rule_type": "experiment",
+                "rule_id": RULE,
+                "variant_key": "arm-b",
+                "forced_variant": False,
+                "experiment_id": 5,
+            },
+        },
+        changes,
+    )
+
+
+def old_record(**changes: object) -> dict[str, Any]:
+    """A record from before `value`, with every known field."""
+    return changed(
+        {
+            "key": "x",
+            "enabled": True,
+            "variant": "test",
+            "failed": False,
+            "reason": {"code": "condition_match", "condition_index": 0, "description": "Set 1"},
+            "metadata": {
+                "id": 7,
+                "version": 3,
+                "description": "Checkout",
+                "payload": None,
+                "has_experiment": True,
+            },
+        },
+        changes,
+    )
+
+
+def changed(record: dict[str, Any], changes: dict[str, object]) -> dict[str, Any]:
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        place = record
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    return record
 
 
 def test_envelope_is_read() -> None:
@@ -56,9 +115,21 @@ def test_typed_value_is_on_and_its_own_payload(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [None, [], ["a"]])
-def test_value_that_is_no_value_is_off(value: object) -> None:
-    """Null and arrays mean off, as the SDK has it."""
-    assert read({"value": value}).value is False
+def test_null_and_arrays_are_no_decision(value: object) -> None:
+    """A null value or an array is not off: the flag has no decision, and its key is in `failed`."""
+    evaluation = parse(reply({"x": {"value": value}, "sound": {"value": False}}), NOW)
+
+    assert list(evaluation.decisions) == ["sound"]
+    assert evaluation.failed == ("x",)
+
+
+def test_null_values_are_no_failure() -> None:
+    """PostHog computed a null value, so a reply with nothing else is an evaluation."""
+    flags = {"company": {"value": None}, "bad": {"value": None, "failed": True}}
+
+    evaluation = parse(reply(flags, errorsWhileComputingFlags=True), NOW)
+
+    assert evaluation == Evaluation({}, NOW, "r-1", failed=("company", "bad"))
 
 
 @pytest.mark.parametrize(
@@ -69,13 +140,20 @@ def test_value_that_is_no_value_is_off(value: object) -> None:
         ({"enabled": False, "variant": None}, False),
         ({"enabled": False, "variant": "test"}, False),
         ({"enabled": True}, True),
-        ({}, False),
+        ({"enabled": True, "variant": ""}, ""),
+        ({"variant": "test"}, "test"),
     ],
 )
 def test_version_2_record(record: dict[str, Any], expected: object) -> None:
     """In version 2 a flag is on or off, and perhaps has a variant."""
     assert read(record).value == expected
     assert type(read(record).value) is type(expected)
+
+
+@pytest.mark.parametrize("record", [{}, {"enabled": None}, {"enabled": None, "variant": None}])
+def test_version_2_record_without_a_value_is_no_decision(record: dict[str, Any]) -> None:
+    """A record that tells neither on, off nor a variant gives no decision."""
+    assert parse(reply({"x": record}), NOW) == Evaluation({}, NOW, "r-1", failed=("x",))
 
 
 def test_record_says_why_and_which() -> None:
@@ -96,10 +174,179 @@ def test_record_says_why_and_which() -> None:
     ) == Decision("a", **expected)
 
 
-@pytest.mark.parametrize("junk", [None, 5, "text", [], {}])
-def test_malformed_details_cost_only_themselves(junk: object) -> None:
-    """A flag whose reason or metadata are not as expected keeps its value."""
-    assert read({"value": True, "reason": junk, "metadata": junk}) == Decision(True)
+def test_rule_and_experiment_are_read() -> None:
+    """A version 4 record names the rule, the arm, and whether an experiment uses the flag."""
+    assert read(typed_record()) == Decision(
+        "test",
+        reason="experiment_split",
+        description="Split",
+        id=7,
+        version=3,
+        config_version=2,
+        rule_type="experiment",
+        rule_id=RULE,
+        variant_key="arm-b",
+        has_experiment=True,
+    )
+
+
+def test_older_records_have_no_rule() -> None:
+    """A record without `value` is of config version 1, whatever its metadata claim."""
+    claims = typed_record()["metadata"]
+
+    assert read(old_record(metadata=claims)) == Decision(
+        "test",
+        reason="condition_match",
+        description="Set 1",
+        id=7,
+        version=3,
+        has_experiment=True,
+    )
+
+
+def test_value_takes_precedence() -> None:
+    """`enabled` and `variant` next to a `value` are ignored, whatever they are."""
+    assert read(typed_record(value=False, enabled="yes", variant=3)).value is False
+
+
+@pytest.mark.parametrize(
+    ("config_version", "expected"), [(1, 1), (2, 2), (2.0, 2), (3, 3), (None, 1)]
+)
+def test_config_version(config_version: object, expected: int) -> None:
+    """A whole number is an integer however it is written; without one the version is 1."""
+    found = read(typed_record(metadata__config_version=config_version)).config_version
+
+    assert (found, type(found)) == (expected, int)
+
+
+@pytest.mark.parametrize("field", ["reason", "metadata"])
+@pytest.mark.parametrize("absent", [None, {}])
+@pytest.mark.parametrize("record", [typed_record, old_record])
+def test_absent_details_are_no_obstacle(record: Any, field: str, absent: object) -> None:
+    """A record without reason or metadata keeps its value."""
+    assert read(record(**{field: absent})).value == "test"
+
+
+@pytest.mark.parametrize("record", [typed_record, old_record])
+def test_null_fields_are_absent(record: Any) -> None:
+    """A known field that is null is a field that is missing; the value is still a decision."""
+    sparse = record(key=None, failed=None)
+    for details in (sparse["reason"], sparse["metadata"]):
+        details.update(dict.fromkeys(details))
+
+    assert read(sparse) == Decision("test")
+
+
+WRONG_TYPES: list[tuple[str, object]] = [
+    ("key", 123),
+    ("failed", "true"),
+    ("failed", 0),
+    ("reason", "targeting_match"),
+    ("reason", ""),
+    ("reason", []),
+    ("reason__code", 3),
+    ("reason__code", ["targeting_match"]),
+    ("reason__condition_index", "0"),
+    ("reason__condition_index", 0.5),
+    ("reason__description", ["Matched"]),
+    ("metadata", []),
+    ("metadata", "text"),
+    ("metadata", 5),
+    ("metadata__id", "7"),
+    ("metadata__id", True),
+    ("metadata__id", 7.5),
+    ("metadata__version", True),
+    ("metadata__version", [3]),
+    ("metadata__description", 1),
+    ("metadata__has_experiment", "false"),
+    ("metadata__has_experiment", 0),
+]
+WRONG_TYPES_OF_TYPED_RECORDS: list[tuple[str, object]] = [
+    ("value", []),
+    ("value", float("nan")),
+    ("value", float("inf")),
+    ("value", {"a": [float("-inf")]}),
+    ("metadata__id", float("nan")),
+    ("metadata__config_version", "2"),
+    ("metadata__config_version", True),
+    ("metadata__config_version", 2.5),
+    ("metadata__rule_type", 2),
+    ("metadata__rule_id", 3),
+    ("metadata__rule_id", {}),
+    ("metadata__variant_key", True),
+    ("metadata__forced_variant", "yes"),
+    ("metadata__experiment_id", "301"),
+]
+WRONG_TYPES_OF_OLD_RECORDS: list[tuple[str, object]] = [
+    ("enabled", "true"),
+    ("enabled", 1),
+    ("enabled", []),
+    ("variant", 3),
+    ("variant", True),
+    ("variant", {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "value"),
+    [
+        *((typed_record, *wrong) for wrong in WRONG_TYPES + WRONG_TYPES_OF_TYPED_RECORDS),
+        *((old_record, *wrong) for wrong in WRONG_TYPES + WRONG_TYPES_OF_OLD_RECORDS),
+    ],
+)
+def test_wrong_type_makes_one_record_unreadable(record: Any, field: str, value: object) -> None:
+    """A known field of a wrong type costs the decision of that flag, and no other."""
+    flags = {"x": record(**{field: value}), "sound": record(key="sound")}
+
+    evaluation = parse(reply(flags), NOW)
+
+    assert evaluation.decisions == {"sound": read(record())}
+    assert evaluation.failed == ("x",)
+
+
+def test_unreadable_record_is_logged_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever looks for the reason finds the flag and the field in the log."""
+    with caplog.at_level(logging.DEBUG, "olposthog.protocol"):
+        parse(reply({"x": typed_record(metadata__rule_id=3), "sound": {"value": True}}), NOW)
+
+    assert caplog.messages == [
+        "The record of flag 'x' gives no decision: rule_id has a wrong type."
+    ]
+
+
+@pytest.mark.parametrize("rule_id", ["rule-1", "", RULE.upper()])
+def test_text_of_any_form_is_readable(rule_id: str) -> None:
+    """Text that is no UUID has the right type; what an event makes of it is the event's rule."""
+    assert read(typed_record(metadata__rule_id=rule_id)).rule_id == rule_id
+
+
+@pytest.mark.parametrize("key", ["another", None])
+def test_key_of_the_mapping_counts(key: str | None) -> None:
+    """A record belongs to the flag that the reply files it under."""
+    assert list(parse(reply({"x": typed_record(key=key)}), NOW).decisions) == ["x"]
+
+
+@pytest.mark.parametrize("record", [typed_record, old_record])
+def test_failed_record_gives_no_decision(record: Any) -> None:
+    """A record that PostHog marked as failed has no value and no payload, whatever it carries."""
+    flags = {"x": record(failed=True, metadata__payload="1"), "sound": {"value": True}}
+
+    evaluation = parse(reply(flags, errorsWhileComputingFlags=True), NOW)
+
+    assert (list(evaluation.decisions), evaluation.failed) == (["sound"], ("x",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [(True, True), (False, False), (None, False), ("true", False), (1, False)],
+)
+def test_request_for_minimal_events_is_read(asked: object, expected: bool) -> None:
+    """Events are minimised where the reply has exactly `true`, and each decision remembers it."""
+    flags = {"four": typed_record(), "two": old_record()}
+
+    evaluation = parse(reply(flags, minimalFlagCalledEvents=asked), NOW)
+
+    assert [one.minimal_event for one in evaluation.decisions.values()] == [expected] * 2
 
 
 def test_failed_records_are_left_out() -> None:
@@ -119,7 +366,42 @@ def test_failed_records_are_left_out() -> None:
 @pytest.mark.parametrize("junk", [None, True, "on", 1, []])
 def test_records_that_are_none_are_left_out(junk: object) -> None:
     """What stands in a record's place and is no record is no decision."""
-    assert list(parse(reply({"junk": junk, "x": {"value": True}}), NOW).decisions) == ["x"]
+    evaluation = parse(reply({"junk": junk, "x": {"value": True}}), NOW)
+
+    assert (list(evaluation.decisions), evaluation.failed) == (["x"], ("junk",))
+
+
+def legacy(values: object, payloads: object = None, **envelope: object) -> bytes:
+    """A reply from before records."""
+    mappings = {"featureFlags": values, "featureFlagPayloads": payloads}
+    return json.dumps({**ENVELOPE, **mappings, **envelope}).encode()
+
+
+def test_legacy_reply() -> None:
+    """A reply of two mappings has values and payloads, and nothing else about a flag."""
+    evaluation = parse(legacy({"on": True, "off": False, "mv": "a"}, {"mv": '{"n": 1}'}), NOW)
+
+    assert evaluation == Evaluation(
+        {"on": Decision(True), "off": Decision(False), "mv": Decision("a", payload={"n": 1})},
+        NOW,
+        "r-1",
+    )
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, 1.5, [], {}, {"a": 1}])
+def test_legacy_value_of_a_wrong_type_is_no_decision(value: object) -> None:
+    """Legacy values are on, off or a variant; anything else costs the decision of that flag."""
+    evaluation = parse(legacy({"x": value, "sound": True}), NOW)
+
+    assert (evaluation.decisions, evaluation.failed) == ({"sound": Decision(True)}, ("x",))
+
+
+def test_records_take_precedence_over_legacy_mappings() -> None:
+    """A failed record stays failed where the legacy mappings next to it have a value."""
+    flags = {"bad": {"value": None, "failed": True}, "x": {"value": True}}
+    mirror: dict[str, Any] = {"featureFlags": {"bad": "a"}, "featureFlagPayloads": {"bad": "1"}}
+
+    assert parse(reply(flags, **mirror), NOW).decisions == {"x": Decision(True)}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +437,6 @@ def test_payload_is_decoded(payload: object, expected: object) -> None:
         (b"<!doctype html><p>Sign in", "a reply that is not JSON"),
         (b'{"flags": {', "a reply that is not JSON"),
         (b"\xff\xfe\x00\x01", "a reply that is not JSON"),
-        (b'{"requestId": "r", "flags": {"x": {"value": NaN}}}', "a reply that is not JSON"),
         (b"[" * 200_000, "a reply that is not JSON"),
         (b"[]", "a reply that is not flags"),
         (b"{}", "a reply that is not flags"),
@@ -167,6 +448,17 @@ def test_payload_is_decoded(payload: object, expected: object) -> None:
         (b'{"requestId": "r"}', "a reply that is not flags"),
         (b'{"requestId": "r", "flags": []}', "a reply that is not flags"),
         (b'{"requestId": "r", "flags": null}', "a reply that is not flags"),
+        (b'{"requestId": "r", "featureFlags": null}', "a reply that is not flags"),
+        (b'{"requestId": "r", "featureFlags": ["a"]}', "a reply that is not flags"),
+        (
+            b'{"requestId": "r", "featureFlags": {"a": true}, "featureFlagPayloads": ["1"]}',
+            "a reply that is not flags",
+        ),
+        (b'{"featureFlags": {"a": true}}', "a reply that is not flags"),
+        (
+            b'{"requestId": "r", "flags": null, "featureFlags": {"a": true}}',
+            "a reply that is not flags",
+        ),
     ],
 )
 def test_reply_without_flags_is_a_failure(content: bytes, reason: str) -> None:
@@ -196,10 +488,16 @@ def test_other_quotas_do_not_matter(limited: object) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "errors"),
-    [({}, True), ({"x": {"value": None, "failed": True}}, True), ({"x": {"failed": True}}, False)],
+    [
+        ({}, True),
+        ({"x": {"value": None, "failed": True}}, True),
+        ({"x": {"failed": True}}, False),
+        ({"x": typed_record(metadata__id="7")}, False),
+        ({"x": None, "y": {"value": []}}, False),
+    ],
 )
 def test_no_flag_at_all_could_be_computed(flags: object, errors: bool) -> None:
-    """Where PostHog failed with every flag it has not said that there are none."""
+    """Where every record failed or is unreadable, PostHog has not said that there are no flags."""
     with pytest.raises(PostHogError, match="no flag could be computed"):
         parse(reply(flags, errorsWhileComputingFlags=errors), NOW)
 
@@ -213,7 +511,7 @@ def test_unknown_fields_are_no_obstacle() -> None:
 
 @pytest.mark.parametrize("levels", [10, MAX_LEVELS, MAX_LEVELS + 1, 900])
 def test_payload_is_never_too_deep_to_be_written(levels: int) -> None:
-    """A payload nested beyond all use stays text, or is left out where it never was text."""
+    """A payload nested beyond all use stays text; a typed value like that is no decision."""
     text = "[" * levels + "]" * levels
     value = {"a": json.loads(text)}
     flags = {
@@ -225,4 +523,11 @@ def test_payload_is_never_too_deep_to_be_written(levels: int) -> None:
 
     deep = levels > MAX_LEVELS
     assert found["text"] == Decision(True, payload=text if deep else json.loads(text))
-    assert found["typed"] == Decision(True, payload=value if levels < MAX_LEVELS else None)
+    typed = Decision(True, payload=value) if levels < MAX_LEVELS else None
+    assert found.get("typed") == typed
+
+
+@pytest.mark.parametrize("payload", [float("nan"), {"a": [float("inf")]}])
+def test_payload_that_no_browser_could_read_is_left_out(payload: object) -> None:
+    """A payload with a number that JSON does not have costs itself only."""
+    assert read(typed_record(metadata__payload=payload)) == read(typed_record())

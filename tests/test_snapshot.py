@@ -36,6 +36,12 @@ decisions = st.builds(
     description=st.text(max_size=8),
     id=st.none() | st.integers(),
     version=st.none() | st.integers(),
+    config_version=st.integers(),
+    rule_type=st.none() | st.text(max_size=8),
+    rule_id=st.none() | st.text(max_size=8),
+    variant_key=st.none() | st.text(max_size=8),
+    has_experiment=st.none() | st.booleans(),
+    minimal_event=st.booleans(),
 )
 evaluations = st.builds(
     Evaluation,
@@ -62,6 +68,7 @@ def snapshot(
             "runtime": Runtime.SERVER,
             "groups": {},
             "anonymous": False,
+            "undecided": {},
             **about,
         },
     )
@@ -103,6 +110,15 @@ def test_what_an_older_version_stored_is_read() -> None:
     stored = {"decisions": {}, "evaluated_at": 1.0, "request_id": None}
 
     assert Evaluation.from_json(stored) == Evaluation({}, 1.0)
+
+
+def test_decision_of_an_older_version_is_read() -> None:
+    """A decision without rule and experiment, as it was before, is of config version 1."""
+    stored = {"value": True, "payload": 1, "reason": "r", "description": "d", "id": 1, "version": 2}
+    entry = {"decisions": {"x": stored}, "evaluated_at": 1.0, "request_id": None, "failed": []}
+
+    assert Evaluation.from_json(entry) == Evaluation({"x": Decision(True, 1, "r", "d", 1, 2)}, 1.0)
+    assert Decision(True).config_version == 1
 
 
 @given(evaluations, st.dictionaries(keys, values, max_size=5))

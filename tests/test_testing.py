@@ -154,7 +154,7 @@ def test_templates_get_what_is_said(site: PostHogServer) -> None:
         rendered = page.render({}, RequestFactory().get("/"))
 
     assert rendered.startswith("old test <script")
-    assert '"featureFlags": {"checkout": "test", "old": true}' in rendered
+    assert '"featureFlags": {"checkout": "test", "new-nav": false, "old": true}' in rendered
 
 
 def test_coroutines_get_what_is_said() -> None:

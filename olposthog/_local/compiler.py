@@ -341,16 +341,13 @@ def _holdout(filters: Mapping[str, Any]) -> Holdout | None:
 
 def _aggregations(flag: FlagDefinition) -> set[int | None]:
     """Return the group types that a flag's conditions are about; None stands for people."""
-    filters = flag.data["filters"]
-    own = filters.get("aggregation_group_type_index")
-    groups = filters.get("groups") or ()
-    return {own, *(group.get("aggregation_group_type_index", own) for group in groups)}
+    own = flag.data["filters"].get("aggregation_group_type_index")
+    conditions = flag.condition_sets
+    return {own, *(one.get("aggregation_group_type_index", own) for one in conditions)}
 
 
 def _dependencies_of(flag: FlagDefinition) -> Iterator[str]:
-    if flag.fault:
-        return
-    for group in flag.data["filters"].get("groups") or ():
+    for group in flag.condition_sets:
         for one in group.get("properties") or ():
             if one.get("type") == "flag":
                 yield one["key"]

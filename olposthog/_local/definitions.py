@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,13 @@ class FlagDefinition:
     """The definition in PostHog's format."""
     fault: str
     """Why the definition is malformed; empty if it is not."""
+
+    @property
+    def condition_sets(self) -> Sequence[Mapping[str, Any]]:
+        """The condition sets in PostHog's format; none where the format is unknown."""
+        if self.fault or unknown_format(self.data["filters"]):
+            return ()
+        return self.data["filters"].get("groups") or ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +100,7 @@ def parse(text: str | bytes, origin: str) -> Definitions:
     if not isinstance(document, dict) or not isinstance(document.get("flags"), list):
         raise DefinitionsError(f'{origin} must be a JSON object with a list under "flags".')
     flags, faults = _read_flags(document["flags"])
-    matching_version = document.get("property_matching_version") or 1
+    matching_version = _or(document.get("property_matching_version"), 1)
     if isinstance(matching_version, bool) or matching_version not in MATCHING_VERSIONS:
         faults.append('"property_matching_version" is unknown')
         matching_version = None

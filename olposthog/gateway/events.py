@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import posthog
 import posthog.utils
 
 from olposthog import conf, overrides
+from olposthog.sparing import Sparing
 
 log = logging.getLogger(__name__)
+_sparing = Sparing()
 
 _client: tuple[conf.Settings, posthog.Posthog] | None = None
 _client_lock = threading.Lock()
@@ -90,22 +94,69 @@ class _Current:
 
 
 def capture(
-    event: str, distinct_id: str, properties: dict[str, Any], groups: dict[str, str]
-) -> None:
-    """Queue an event for PostHog; a background thread delivers it. Never raises.
+    event: str,
+    distinct_id: str,
+    properties: dict[str, Any],
+    groups: dict[str, str],
+    *,
+    pinned: frozenset[str] = frozenset(),
+    allowed: frozenset[str] | None = None,
+) -> bool:
+    """Queue an event for PostHog. Return False if it cannot be queued. Never raise.
 
-    The first one builds the client, which takes some hundredths of a second.
+    A background thread delivers it. The first event builds the client, which takes about 50 ms.
+    The SDK's super properties neither change nor add `pinned` names. With `allowed`, the event has
+    no properties but these, wherever they come from. An event that a `before_send` hook drops
+    counts as queued. Tags and session of the SDK's ambient context are added, as to every event;
+    person and groups are the given ones.
     """
+    if groups:
+        properties = {"$groups": groups, **properties}
+    pinned |= {"$groups"}  # a tag of that name would have another group counted
+    dropped: list[str] = []
     try:
-        client().capture(event, distinct_id=distinct_id, properties=properties, groups=groups)
-    except Exception:
-        log.exception("An event could not be queued for PostHog.")
+        queued = client().capture(
+            event,
+            distinct_id=distinct_id,
+            properties=properties,
+            # What the SDK passes for its own flag events. There is no public way.
+            _pinned_properties=cast("Any", _Pinned(pinned, properties)),
+            _property_allowlist=allowed,
+            _before_send_drops=dropped,
+        )
+    except Exception as error:
+        if _sparing.may_say(type(error).__name__):
+            log.exception("An event could not be queued for PostHog.")
+        return False
+    return queued is not None or bool(dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pinned:
+    """The SDK's protocol for properties that super properties must not touch."""
+
+    names: frozenset[str]
+    properties: Mapping[str, Any]
+
+    def apply(self, enriched: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an event's final properties."""
+        kept = {name: value for name, value in enriched.items() if name not in self.names}
+        own = self.properties
+        return kept | {name: own[name] for name in self.names if name in own}
 
 
 overrides.changed.connect(_isolate, dispatch_uid="olposthog.gateway.events")
 _isolate()  # a test may run since before this module was imported
+
+
+def _after_fork_in_child() -> None:
+    global _sparing  # noqa: PLW0603  # another thread may have held its lock
+    _sparing = Sparing()
+    _client_lock.release()
+
+
 os.register_at_fork(
     before=_client_lock.acquire,
     after_in_parent=_client_lock.release,
-    after_in_child=_client_lock.release,
+    after_in_child=_after_fork_in_child,
 )

@@ -227,6 +227,7 @@ def _body(
     group_properties = plain(identity.group_properties)
     return {
         "distinct_id": identity.distinct_id,
+        **({"device_id": identity.device_id} if identity.device_id else {}),
         "person_properties": plain(person_properties),
         "groups": groups,
         "group_properties": {

@@ -246,6 +246,19 @@ def test_empty_value_is_off(tab: Tab):
     expect(tab.page.locator("tr[data-flag=new-navigation] .value.off")).to_have_text("off")
 
 
+def test_key_of_javascript_objects_has_no_payload_of_theirs(tab: Tab):
+    """A flag named as a method that objects inherit shows no payload where it has none."""
+    tab.page.add_init_script(NO_POLLING)
+    answer = tab.open().api()
+
+    features = answer["features"] | {"toString": True}
+    tab.page.route(FLAGS_URL, lambda route: route.fulfill(json=answer | {"features": features}))
+    tab.come_back()
+
+    expect(tab.page.locator("tr[data-flag=toString] .value")).to_have_text("on")
+    expect(tab.page.locator("tr[data-flag=toString] .part")).to_have_count(0)
+
+
 def test_second_question_costs_a_304(tab: Tab):
     """The page sends the ETag back and gets a 304 without a body: the wire's, not a cache's."""
     tab.page.add_init_script(NO_POLLING)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import posthog as sdk
 import pytest
@@ -13,6 +15,7 @@ from pytest_django import Settings
 from olposthog import gateway
 from olposthog.features import configure
 from olposthog.gateway import events
+from olposthog.sparing import Sparing
 from olposthog.testing import override_flags
 from tests.posthog_server import PostHogServer
 from tests.site.processes import ROOT
@@ -62,18 +65,64 @@ def test_configure_is_idempotent(enabled: PostHogServer) -> None:
 def test_capture_never_raises(
     enabled: PostHogServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An event that cannot be queued, as for want of threads, is a line in the log."""
+    """An event that cannot be queued, as for want of threads, is a line in the log each minute."""
 
     def no_more_threads() -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(events, "client", no_more_threads)
+    monkeypatch.setattr(events, "_sparing", Sparing())
 
-    gateway.capture("x", "alice", {}, {})
+    assert [gateway.capture("x", "alice", {}, {}) for _ in range(3)] == [False] * 3
 
     assert caplog.text.count("An event could not be queued for PostHog.") == 1
     assert "alice" not in caplog.text
     assert enabled.events == []
+
+
+def test_capture_tells_whether_an_event_was_queued(enabled: PostHogServer) -> None:
+    """A hook's drop counts as queued, since it is meant; a failing hook and a closed client do not.
+
+    This checks private arguments of the SDK, which no public function offers.
+    """
+    client = gateway.client()
+    hooks: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
+        "passed": lambda event: event,
+        "dropped": lambda event: None,
+        "failed": lambda event: {}[event["event"]],
+    }
+
+    def queued(name: str) -> bool:
+        client.before_send = hooks.get(name)
+        return gateway.capture(name, "u", {}, {})
+
+    found = {name: queued(name) for name in ("plain", *hooks)}
+    client.shutdown()
+
+    assert found == {"plain": True, "passed": True, "dropped": True, "failed": False}
+    assert queued("late") is False
+    assert [event["event"] for event in enabled.events] == ["plain", "passed"]
+
+
+def test_properties_of_an_event_can_be_settled(enabled: PostHogServer) -> None:
+    """Super properties touch no pinned name, and come in by no other name than an allowed one.
+
+    This checks private arguments of the SDK, which no public function offers.
+    """
+    client = gateway.client()
+    client.super_properties = {"own": "super", "absent": "super", "more": "super"}
+    pinned = frozenset({"own", "absent"})
+    gateway.capture("free", "u", {"own": 1}, {})
+    gateway.capture("pinned", "u", {"own": 1}, {}, pinned=pinned)
+    gateway.capture("allowed", "u", {"own": 1}, {}, allowed=frozenset({"own"}))
+    gateway.capture("both", "u", {"own": 1}, {}, pinned=pinned, allowed=pinned)
+    client.flush()
+
+    found = {event["event"]: event["properties"] for event in enabled.wait_for_events(4)}
+    assert found["free"].items() >= client.super_properties.items()
+    assert (found["pinned"]["own"], found["pinned"]["more"]) == (1, "super")
+    assert "absent" not in found["pinned"]
+    assert (found["allowed"], found["both"]) == ({"own": "super"}, {"own": 1})
 
 
 UNTOUCHED = """

@@ -19,7 +19,7 @@ from pytest_django import Settings
 
 from olposthog import per_process
 from olposthog.breaker import State
-from olposthog.features import evaluate
+from olposthog.features import evaluate, is_enabled
 from olposthog.management.commands.posthog_check import Command
 from olposthog.snapshot import Source
 from olposthog.undecided import FIXES, UndecidedReason
@@ -38,7 +38,7 @@ from tests.posthog_faults import (
     Reset,
     Status,
 )
-from tests.posthog_server import PATIENCE, PostHogServer
+from tests.posthog_server import PATIENCE, Flag, PostHogServer
 from tests.test_definitions import flag, where
 from tests.test_exposures import delivered
 from tests.test_status import Gone, use
@@ -165,6 +165,32 @@ def test_site_without_personal_key_needs_no_definitions(enabled: PostHogServer) 
 
     assert found.code == 0
     assert "flag definitions: POSTHOG_PERSONAL_API_KEY is not set" in found.out
+
+
+def test_without_definitions_disabled_is_not_off(
+    enabled: PostHogServer, settings: Settings
+) -> None:
+    """The command states which value a flag has that is disabled in PostHog, and so it is."""
+    enabled.flags = {"disabled": Flag(active=False), "zero": False}
+    settings.FEATURES = {"disabled": True, "zero": True}
+    found = run(COMMAND)
+
+    assert found.code == 0
+    assert "PostHog leaves it out of its answers, and the value in settings.FEATURES" in found.out
+    assert "set its rollout to 0 %, or set it to False in settings.FEATURES" in found.out
+    assert (is_enabled("disabled"), is_enabled("zero")) == (True, False)
+
+
+def test_disabled_flags_are_named(keyed: PostHogServer, settings: Settings) -> None:
+    """With definitions the command names flags that are disabled there and on in FEATURES."""
+    inactive = [flag(key, active=False) for key in ("z", "variant", "off", "unlisted")]
+    keyed.definitions = {"flags": [flag("a"), *inactive]}
+    settings.FEATURES = {"a": True, "off": False, "unknown": True, "variant": "test", "z": True}
+    found = run(COMMAND)
+
+    assert found.code == 0
+    assert "Disabled in PostHog, and on in settings.FEATURES: variant, z. Definitions" in found.out
+    assert "A flag that is disabled in PostHog is not off" not in found.out
 
 
 def test_site_without_shared_cache(enabled: PostHogServer, settings: Settings) -> None:
@@ -481,6 +507,7 @@ def test_definitions_file_is_read(file: Path) -> None:
 
     assert found.code == 0
     assert steps(found)[0] == f"definitions file {file} ... # ms, 1 flag"
+    assert "Disabled in PostHog" not in found.out
     assert "PostHog is not asked" in found.out
     assert "unset POSTHOG_FLAG_DEFINITIONS_FILE, and set POSTHOG_PROJECT_API_KEY" in found.out
 
@@ -521,6 +548,15 @@ def test_terminal_obeys_no_key_and_no_reason(file: Path) -> None:
 
     assert printed.replace("\n", "").isprintable()
     assert len(printed.splitlines()) == 5
+
+
+def test_disabled_flags_of_a_file_are_named(file: Path, settings: Settings) -> None:
+    """A definitions file is checked for disabled flags too; they are off."""
+    file.write_text(json.dumps({"flags": [flag("a", active=False)]}))
+    settings.FEATURES = {"a": True}
+
+    assert "Disabled in PostHog, and on in settings.FEATURES: a. Definitions" in run(COMMAND).out
+    assert not is_enabled("a")
 
 
 def test_what_is_set_need_not_be_set(file: Path, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from rest_framework.viewsets import ViewSet
 from olposthog import counters, features, signals
 from olposthog.bootstrap import Bootstrap, bootstrap
 from olposthog.guards import FlagRequiredMixin, flag_path, flag_required
-from olposthog.identity import Identity, default_identity
+from olposthog.identity import Identity, default_identity, device_id_of
 from olposthog.inspection import InspectedFlag, Inspection, inspect
 from olposthog.request import Features, FeaturesRequest
 from olposthog.snapshot import JSON, FlagSnapshot, Runtime, Source
@@ -48,6 +48,7 @@ def python(request: HttpRequest, uuid: UUID) -> None:
             person_properties={"plan": "pro", "since": datetime.now()},  # noqa: DTZ005  # any
             groups={"company": 7},
             group_properties={"company": {"size": 3}},
+            device_id="d",
         ),
         bool,
     )
@@ -60,6 +61,8 @@ def python(request: HttpRequest, uuid: UUID) -> None:
 
     features.is_enabled(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no name
     features.is_enabled("x", opt_unique_id=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no id
+    features.is_enabled("x", opt_unique_id=(1, 2))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no id
+    features.is_enabled("x", device_id=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no text
     features.is_enabled("x", "control")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no bool
     features.is_enabled("x", propertis={})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # misspelt
 
@@ -90,6 +93,8 @@ def snapshots(snapshot: FlagSnapshot) -> None:
 def identity(request: HttpRequest) -> Identity:
     """What POSTHOG_API_IDENTITY names."""
     assert_type(default_identity(request).distinct_id, str)
+    assert_type(default_identity(request).device_id, str | None)
+    assert_type(device_id_of(request), str | None)
     return Identity("42", person_properties={"plan": "pro"}, groups={"company": "acme"})
 
 

@@ -1,3 +1,4 @@
+import { own } from "./api/client";
 import { useFeatures } from "./features/react";
 import type { Session } from "./session";
 
@@ -14,7 +15,7 @@ const STATUSES: Record<number, string> = { 200: "200, something new", 304: "304,
 /** Every flag that this browser may see, as it is now. Looking at them is no exposure. */
 export function LiveFlags({ session }: { session: Session | null }) {
   const { answer, reachable, status } = useFeatures();
-  // A page brings along only the flags that are on: wait for the API, which has them all.
+  // The flags of the page itself are not the API's last answer, which this section describes.
   if (status === null && reachable) return null;
   const rows = Object.entries(answer?.features ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
   return (
@@ -58,7 +59,7 @@ export function LiveFlags({ session }: { session: Session | null }) {
                   <span className={value ? "value" : "value off"}>
                     {value === true ? "on" : value || "off"}
                   </span>
-                  {parts(answer?.payloads[key]).map((part) => (
+                  {parts(answer && own(answer.payloads, key)).map((part) => (
                     <code key={part} className="part">
                       {part}
                     </code>

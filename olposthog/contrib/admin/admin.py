@@ -17,6 +17,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST, require_safe
 
 from olposthog import per_process
+from olposthog.identity import cut_distinct_id
 from olposthog.inspection import inspect
 from olposthog.status import as_known_here, status
 
@@ -130,7 +131,7 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
             raise PermissionDenied
         person = self._person(request, object_id)
         evaluator = per_process.current()
-        confirmed = evaluator.clear(person.distinct_id)
+        confirmed = evaluator.clear(cut_distinct_id(person.distinct_id))
         self.log_change(request, person, CLEARED if confirmed else UNCONFIRMED)
         if confirmed:
             seconds = evaluator.settings.local_cache_seconds

@@ -15,7 +15,7 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf, per_process
-from olposthog._local import DefinitionsError, LocalEvaluator, parse, read
+from olposthog._local import Definitions, DefinitionsError, LocalEvaluator, parse, read
 from olposthog.cache import FIRST_READ, READ_SECONDS, SharedCache
 from olposthog.flight import within
 from olposthog.gateway import Gateway, Way
@@ -31,6 +31,11 @@ T = TypeVar("T")
 
 PROBE_KEY = "olposthog:check"
 PROBE_SECONDS = 60
+WITHOUT_DEFINITIONS = (
+    "A flag that is disabled in PostHog is not off: PostHog leaves it out of its answers, and the "
+    "value in settings.FEATURES is used. To turn a flag off, set its rollout to 0 %, or set it to "
+    "False in settings.FEATURES. With POSTHOG_PERSONAL_API_KEY, a disabled flag is off."
+)
 SLOW_SHARE = 0.5
 """A first request that takes more of the trip threshold than this leaves too little room."""
 
@@ -91,7 +96,7 @@ class Command(OperatorCommand):
             say=lambda found: number_of_flags(len(found.definitions.flags)),
             hint="Fix it, or write another with `manage.py posthog_export`.",
         )
-        self._report(evaluator, is_file=True)
+        self._report(evaluator, settings)
         self.say(
             "Flags come from this file, and PostHog is not asked. To ask it, unset "
             f"POSTHOG_FLAG_DEFINITIONS_FILE{_and_set(settings)}."
@@ -158,6 +163,7 @@ class Command(OperatorCommand):
     ) -> None:
         if not settings.personal_api_key:
             self.say("flag definitions: POSTHOG_PERSONAL_API_KEY is not set")
+            self.say(WITHOUT_DEFINITIONS)
         elif not wanted:
             self.say("flag definitions: skipped")
         else:
@@ -165,16 +171,28 @@ class Command(OperatorCommand):
                 "flag definitions, by POSTHOG_PERSONAL_API_KEY (PostHog bills ten requests)",
                 FETCH_SECONDS,
                 lambda: _fetch_definitions(gateway),
-                say=lambda found: (
-                    f"{number_of_flags(len(found[0].definitions.flags))}, {found[1] / 1024:.1f} KiB"
-                ),
+                say=lambda found: f"{number_of_flags(len(found[0].definitions.flags))}, {found[1]}",
                 hint=WRONG_ADDRESS,
             )
-            self._report(evaluator, is_file=False)
+            self._report(evaluator, settings)
 
-    def _report(self, evaluator: LocalEvaluator, *, is_file: bool) -> None:
-        for line in definitions_report(evaluator, is_file=is_file):
+    def _report(self, evaluator: LocalEvaluator, settings: conf.Settings) -> None:
+        for line in definitions_report(evaluator, is_file=settings.offline):
             self.say(line)
+        self._report_disabled(evaluator.definitions, settings)
+
+    def _report_disabled(self, definitions: Definitions, settings: conf.Settings) -> None:
+        """Name the flags that are disabled in PostHog and on in `settings.FEATURES`."""
+        disabled = (
+            key for key, flag in definitions.flags.items() if flag.data.get("active") is False
+        )
+        if keys := sorted(key for key in disabled if settings.features.get(key)):
+            self.say(
+                f"Disabled in PostHog, and on in settings.FEATURES: {', '.join(keys)}. Definitions "
+                "evaluate them to off. A process without definitions uses settings.FEATURES. Set "
+                "them to False there.",
+                self.style.WARNING,
+            )
 
     def _conclude(self, first: float, later: float, settings: conf.Settings) -> None:
         threshold = settings.trip_threshold_seconds
@@ -256,11 +274,12 @@ def _evaluate(gateway: Gateway, settings: conf.Settings) -> Evaluation:
     )
 
 
-def _fetch_definitions(gateway: Gateway) -> tuple[LocalEvaluator, int]:
-    """Return PostHog's definitions, compiled, and how many bytes they have."""
+def _fetch_definitions(gateway: Gateway) -> tuple[LocalEvaluator, str]:
+    """Return the definitions, compiled, and their size in words."""
     deadline = time.monotonic() + FETCH_SECONDS
     text = gateway.fetch_definitions(None, deadline=deadline).text or ""
-    return LocalEvaluator(parse(text, "PostHog's reply")), len(text.encode(errors="replace"))
+    size = len(text.encode(errors="replace")) / 1024
+    return LocalEvaluator(parse(text, "PostHog's reply")), f"{size:.1f} KiB"
 
 
 def _cause(error: Exception, seconds: float) -> str:

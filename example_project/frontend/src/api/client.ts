@@ -18,6 +18,11 @@ export type NamedFeature = Named<Answer["features"]>;
 /** What this site asks for: those, and the ones under its glob `web-*`, which bear no names. */
 export type FeatureKey = NamedFeature | `web-${string}`;
 
+/** Return the value of a key, or undefined. Every object inherits keys such as `constructor`. */
+export function own<T>(record: Record<string, T>, key: string): T | undefined {
+  return Object.hasOwn(record, key) ? record[key] : undefined;
+}
+
 export type Api = ReturnType<typeof createApi>;
 
 /** A client for the API at `baseUrl`; without one, at the origin of the page. */

@@ -8,30 +8,49 @@ type Json = string | number | boolean | null | Json[] | { [name: string]: Json }
 export interface Bootstrap {
   distinctID: string;
   isIdentifiedID: boolean;
+  /** All flags; those that are off are false, or posthog-js would report them as missing. */
   featureFlags: Record<string, FeatureValue>;
+  /** Payloads of the flags that are on. A payload that is text is JSON text here. */
   featureFlagPayloads: Record<string, Json>;
 }
 
-/** Make posthog-js's bootstrap of an answer. `identified` says whether the person is logged in. */
+/** In the objects of posthog-js this key sets the prototype, and so the payloads of other flags. */
+const UNUSABLE_KEY = "__proto__";
+
+/**
+ * Return posthog-js's bootstrap for an answer. `identified` states whether the person is logged in.
+ * `posthog.updateFlags` takes its flags and payloads too.
+ */
 export function toBootstrap(answer: Answer, identified: boolean): Bootstrap {
-  const on = Object.entries(answer.features).filter(([, value]) => value);
-  const keys = new Set(on.map(([key]) => key));
+  const flags = Object.entries(answer.features).filter(([key]) => key !== UNUSABLE_KEY);
+  const on = new Set(flags.filter(([, value]) => value).map(([key]) => key));
+  const payloads = Object.entries(answer.payloads as Record<string, Json>);
   return {
     distinctID: answer.distinct_id,
     isIdentifiedID: identified,
-    featureFlags: Object.fromEntries(on),
+    featureFlags: Object.fromEntries(flags.map(([key, value]) => [key, value || false])),
     featureFlagPayloads: Object.fromEntries(
-      Object.entries(answer.payloads as Record<string, Json>).filter(([key]) => keys.has(key)),
+      payloads.filter(([key]) => on.has(key)).map(([key, payload]) => [key, encode(payload)]),
     ),
   };
 }
 
-/** Read it backwards: the answer that a page brought along. Flags that are off are not in it. */
+/** The inverse: return the answer that a page brought along. */
 export function fromBootstrap(bootstrap: Bootstrap, source: Source): Answer {
+  const payloads = Object.entries(bootstrap.featureFlagPayloads);
   return {
     distinct_id: bootstrap.distinctID,
     source,
     features: bootstrap.featureFlags,
-    payloads: bootstrap.featureFlagPayloads,
+    payloads: Object.fromEntries(payloads.map(([key, payload]) => [key, decode(payload)])),
   };
+}
+
+/** posthog-js decodes a payload that is text as JSON, at the top level. */
+function encode(payload: Json): Json {
+  return typeof payload === "string" ? JSON.stringify(payload) : payload;
+}
+
+function decode(payload: Json): Json {
+  return typeof payload === "string" ? (JSON.parse(payload) as Json) : payload;
 }

@@ -1,7 +1,7 @@
 /** The flags in React: a provider, two hooks and a component. */
 
 import { createContext, useContext, useEffect, useSyncExternalStore, type ReactNode } from "react";
-import type { FeatureKey, FeatureValue } from "../api/client";
+import { own, type FeatureKey, type FeatureValue } from "../api/client";
 import type { FeatureStore, State } from "./store";
 
 const Context = createContext<FeatureStore | null>(null);
@@ -51,7 +51,8 @@ export function useFeature(key: FeatureKey): FeatureValue | undefined {
 
 /** The payload of a flag, which may be any JSON value, or undefined. It counts as no exposure. */
 export function useFeaturePayload(key: FeatureKey): unknown {
-  return useFeatures().answer?.payloads[key];
+  const { answer } = useFeatures();
+  return answer ? own(answer.payloads, key) : undefined;
 }
 
 interface FeatureProps {

@@ -1,6 +1,6 @@
 /** The flags of the person at this browser. No React here: any framework can subscribe. */
 
-import type { Answer, Api, FeatureKey, FeatureValue } from "../api/client";
+import { own, type Answer, type Api, type FeatureKey, type FeatureValue } from "../api/client";
 
 export interface State {
   /** The last known answer; null before the first one. Never another person's. */
@@ -37,7 +37,7 @@ export class FeatureStore {
   /** The value of a flag; undefined before the first answer, false for one that is not in it. */
   value(key: FeatureKey): FeatureValue | undefined {
     const { answer } = this.#state;
-    return answer ? (answer.features[key] ?? false) : undefined;
+    return answer ? (own(answer.features, key) ?? false) : undefined;
   }
 
   /** Fetch, unless that has been done. */
@@ -87,7 +87,7 @@ export class FeatureStore {
   /** Tell the server that a flag was rendered: once for each person, flag and value. */
   expose(key: FeatureKey): void {
     const { answer } = this.#state;
-    const value = answer?.features[key];
+    const value = answer && own(answer.features, key);
     if (!answer || value === undefined) return;
     if (answer.source === "fallback" || answer.source === "disabled") return; // nobody decided it
     const exposure = JSON.stringify([answer.distinct_id, key, value]);
