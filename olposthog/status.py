@@ -87,8 +87,8 @@ class DefinitionsStatus:
     """How many flags they define; None where that is not known."""
     failure: str
     """Why there are none, or none newer; empty when all is well."""
-    faults: tuple[str, ...] = ()
-    """What is malformed in the file. PostHog decides the malformed flags of its own definitions."""
+    faults: tuple[str, ...] | None = None
+    """What is malformed in the file; None for the fleet, whose malformed flags PostHog decides."""
 
 
 @dataclass(frozen=True, slots=True)

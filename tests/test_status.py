@@ -317,6 +317,7 @@ def test_definitions_of_the_fleet(polling: PostHogServer) -> None:
     assert found.health is Health.OK
     assert found.definitions is not None
     assert (found.definitions.file, found.definitions.flags) == (None, 2)
+    assert found.definitions.faults is None
     assert found.definitions.failure == ""
     now = time.time()
     for moment in (found.definitions.changed_at, found.definitions.confirmed_at):
