@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
+from . import per_process
 from .features import evaluate
 from .identity import Identity, identify
 from .snapshot import JSON, LOCAL_REASON, Decision, FlagSnapshot, Runtime, Source
-from .visibility import is_internal, visible_flags
+from .undecided import Undecided
+from .visibility import is_internal, is_visible
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
+
+FAILED = "PostHog failed to compute it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +32,22 @@ class InspectedFlag:
     """One flag of a person."""
 
     key: str
-    value: bool | str
-    """On, off, or the name of a variant."""
+    value: bool | str | None
+    """On, off, or the name of a variant; None for a flag without a value: callers' defaults apply.
+
+    That is a flag which nobody decided, and which `settings.FEATURES` does not have.
+    """
     payload: JSON
     reason: str
-    """Why PostHog decided so, in its words; empty where `settings.FEATURES` answers."""
+    """Why PostHog decided so, in its words, or that it failed to; else empty."""
     source: Source
-    """Where this value came from, which for a flag that PostHog lacks is `fallback`."""
+    """Where this value came from. `fallback` stands for `settings.FEATURES` and for no value."""
+    undecided: Undecided | None
+    """Why the definitions cannot decide the flag for this person; None if they can, or lack it."""
     server: bool
     """Whether Python code gets it; PostHog lets a flag be for browsers only."""
     browsers: bool
-    """Whether the REST API shows it."""
+    """Whether browsers may see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +56,15 @@ class Inspection:
 
     distinct_id: str
     source: Source
-    """Where the answers came from; the less good one where Python code and browsers differ."""
+    """Where the flags came from; the less good one where Python code and browsers differ.
+
+    `fallback` where definitions alone are used and leave a flag undecided.
+    """
     evaluated_at: datetime
     seconds: float
     """How long the answer took: both evaluations, or a look into a cache."""
     flags: tuple[InspectedFlag, ...]
-    """By key, without those that PostHog makes for its own use.
+    """By key: all that are known, without those that PostHog makes for its own use.
 
     A flag has two rows where browsers get another value than Python code, as when it is for
     browsers only and `settings.FEATURES` has it too.
@@ -75,47 +87,72 @@ def inspect(identity: Identity) -> Inspection:
     )
     return Inspection(
         server.distinct_id,
-        max(server.source, client.source, key=list(Source).index),  # they stand in that order
+        max(_source(server), _source(client), key=list(Source).index),  # they stand in that order
         server.evaluated_at,
         time.monotonic() - started,
         tuple(_flags(server, client)),
     )
 
 
+def known_keys(snapshot: FlagSnapshot) -> set[str]:
+    """Return the keys of all flags that are known, also of those without a value."""
+    failed = snapshot.evaluation.failed if snapshot.evaluation else ()
+    return {*snapshot.flags, *failed, *per_process.current().defined_keys(snapshot.runtime)}
+
+
 def _flags(server: FlagSnapshot, client: FlagSnapshot) -> Iterator[InspectedFlag]:
-    visible = visible_flags(client)
-    for key in sorted({*server.flags, *client.flags}):
-        if is_internal(key):
-            continue
-        if key not in server.flags:
-            yield _flag(key, client, server=False, browsers=key in visible)
-        elif key not in visible or _answer(key, server) == _answer(key, client):
-            yield _flag(key, server, server=True, browsers=key in visible)
-        else:
-            yield _flag(key, server, server=True, browsers=False)
-            yield _flag(key, client, server=False, browsers=True)
+    for_server, for_client = _rows(server), _rows(client)
+    for key in sorted({*for_server, *for_client}):
+        of_server, of_client = for_server.get(key), for_client.get(key)
+        is_shown = of_client is not None and is_visible(key)
+        if of_server and of_client and is_shown and _answer(of_server) != _answer(of_client):
+            yield replace(of_server, server=True)
+            yield replace(of_client, browsers=True)
+        elif of_server:
+            yield replace(of_server, server=True, browsers=is_shown)
+        elif of_client:
+            yield replace(of_client, browsers=is_shown)
 
 
-def _answer(key: str, snapshot: FlagSnapshot) -> tuple[bool | str, JSON]:
-    return snapshot.flags[key], snapshot.payloads.get(key)
+def _rows(snapshot: FlagSnapshot) -> dict[str, InspectedFlag]:
+    """Return the flags of one runtime by key, as if nobody could see them."""
+    values = {**dict.fromkeys(known_keys(snapshot)), **snapshot.flags}
+    payloads = {**snapshot.payloads}
+    return {
+        key: InspectedFlag(
+            key=key,
+            value=value,
+            payload=payloads.get(key),
+            reason=reason_of(snapshot, key),
+            source=source_of(snapshot, key),
+            undecided=snapshot.undecided.get(key),
+            server=False,
+            browsers=False,
+        )
+        for key, value in values.items()
+        if not is_internal(key)
+    }
 
 
-def _flag(key: str, snapshot: FlagSnapshot, *, server: bool, browsers: bool) -> InspectedFlag:
-    return InspectedFlag(
-        key=key,
-        value=snapshot.flags[key],
-        payload=snapshot.payloads.get(key),
-        reason=reason_of(snapshot, key),
-        source=source_of(snapshot, key),
-        server=server,
-        browsers=browsers,
-    )
+def _answer(flag: InspectedFlag) -> tuple[bool | str | None, JSON]:
+    return flag.value, flag.payload
+
+
+def _source(snapshot: FlagSnapshot) -> Source:
+    """Return the source of a snapshot; `local` only if the definitions decided all their flags."""
+    if snapshot.source is Source.LOCAL and any(
+        _decision(snapshot, key) is None and not is_internal(key) for key in snapshot.undecided
+    ):
+        return Source.FALLBACK
+    return snapshot.source
 
 
 def reason_of(snapshot: FlagSnapshot, key: str) -> str:
-    """Return why PostHog decided so, in its words; empty where it decided nothing."""
+    """Return why PostHog decided so, in its words, or that it failed to; else nothing."""
     decision = _decision(snapshot, key)
-    return (decision.description or decision.reason) if decision else ""
+    if decision:
+        return decision.description or decision.reason
+    return FAILED if snapshot.evaluation and key in snapshot.evaluation.failed else ""
 
 
 def source_of(snapshot: FlagSnapshot, key: str) -> Source:

@@ -166,6 +166,20 @@ class DefinitionsPoll(Generic[T]):
         found = self._shared.get_many([self._key("head")], READ_SECONDS)
         return Head.from_text(found.get(self._key("head"))) if found else self._head
 
+    def peek_definitions(self) -> T | None:
+        """Return what is made of the definitions that `peek` is about; None if they cannot be read.
+
+        Raise `DefinitionsError` if this version cannot use them.
+        """
+        head = self.peek()
+        if head is None or head.digest == self._loaded_digest:
+            return self._loaded
+        found = self._shared.get_many([self._key("body")], READ_SECONDS) or {}
+        text = found.get(self._key("body"))
+        if not isinstance(text, str) or _digest(text) != head.digest:
+            return None
+        return self._make(parse(text, "PostHog's reply"))
+
     def current(self) -> T | None:
         """Return what was made of the newest definitions, or None while there are none.
 

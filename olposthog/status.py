@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings as django_settings
 
 from . import conf, per_process
-from ._local import DefinitionsError, read
+from ._local import DefinitionsError, LocalEvaluator, read
 from .breaker import Breaker, State
 from .evaluation import Evaluator
 from .polling import FETCH_SECONDS, Head
@@ -87,6 +87,8 @@ class DefinitionsStatus:
     """How many flags they define; None where that is not known."""
     failure: str
     """Why there are none, or none newer; empty when all is well."""
+    faults: tuple[str, ...] | None = None
+    """What is malformed in the file; None for the fleet, whose malformed flags PostHog decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,24 @@ def status() -> Status:
     )
 
 
+def definitions_in_use() -> LocalEvaluator | None:
+    """Return the definitions that local evaluation uses, compiled; None if there are none.
+
+    They are those of the file, or of the fleet. Reads the shared cache for two seconds at most,
+    never asks PostHog and never raises.
+    """
+    settings = conf.current()
+    try:
+        if settings.asks_posthog:
+            poll = per_process.current().poll
+            return poll.peek_definitions() if poll else None
+        if settings.enabled and settings.offline:
+            return LocalEvaluator(read(settings.definitions_file))
+    except DefinitionsError:
+        pass
+    return None
+
+
 def as_known_here(evaluator: Evaluator) -> tuple[str, str]:
     """Return circuit and shared cache in words, as this process knows them, without a look."""
     if not evaluator.settings.asks_posthog:
@@ -181,15 +201,17 @@ def _fleets_definitions(evaluator: Evaluator) -> DefinitionsStatus | None:
 
 
 def _file(path: str) -> DefinitionsStatus:
-    changed_at, flags, failure = None, None, ""
+    changed_at = None
     try:
         changed_at = _moment(Path(path).stat().st_mtime)
-        flags = len(read(path).flags)
+        found = read(path)
     except DefinitionsError as error:
         failure = str(error)
     except OSError as error:
         failure = f"{path} cannot be read: {error.strerror}."
-    return DefinitionsStatus(path, changed_at, None, flags, failure)
+    else:
+        return DefinitionsStatus(path, changed_at, None, len(found.flags), "", found.faults)
+    return DefinitionsStatus(path, changed_at, None, None, failure)
 
 
 def _moment(seconds: float | None) -> datetime | None:
@@ -229,6 +251,8 @@ def _reasons(
             yield "POSTHOG_FLAG_DEFINITIONS_FILE cannot be used"
         else:
             yield f"flag definitions are not renewed ({definitions.failure})"
+    if definitions and definitions.faults:
+        yield "POSTHOG_FLAG_DEFINITIONS_FILE has malformed parts"
 
 
 def _health(settings: conf.Settings, reasons: tuple[str, ...]) -> Health:

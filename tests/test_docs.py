@@ -17,6 +17,7 @@ from olposthog.conf import Settings
 from olposthog.evaluation import Evaluator
 from olposthog.features import configure
 from olposthog.flight import Workers
+from olposthog.undecided import FIXES, UndecidedReason
 from tests.posthog_server import PostHogServer, Variant
 from tests.test_exposures import delivered
 
@@ -108,6 +109,14 @@ def test_every_line_of_the_log_is_explained() -> None:
             beginning = re.split(r"%[rsg]", line)
             longest = max(beginning, key=len).strip(" ():;,.")
             assert longest in page, line
+
+
+def test_every_reason_of_an_undecided_flag_is_explained() -> None:
+    """The table of reasons has each of them, with the fix that the commands show."""
+    chapter = (ROOT / "docs/settings.md").read_text().split("### Why a flag is undecided")[1]
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", chapter.split("\n## ")[0], re.MULTILINE)
+
+    assert list(map(list, rows)) == [[reason, FIXES[reason]] for reason in UndecidedReason]
 
 
 def test_thread_bounds_are_those_of_the_code() -> None:

@@ -17,10 +17,13 @@ from olposthog.features import evaluate
 from olposthog.identity import Identity
 from olposthog.inspection import InspectedFlag, identity_of, inspect
 from olposthog.snapshot import Source
+from olposthog.testing import override_flags
+from olposthog.undecided import UndecidedReason
 from tests.posthog_faults import Refuse, Status
 from tests.posthog_server import Flag, PostHogServer, Variant
 from tests.test_definitions import flag, where
 from tests.test_exposures import delivered
+from tests.undecidable import CONTINUOUS, DEFINITIONS, PLAN, REASONS, SOUND, STATIC
 
 ADA = Identity("42")
 
@@ -57,6 +60,7 @@ def test_row_has_all_that_posthog_said(enabled: PostHogServer) -> None:
             payload={"colour": "green"},
             reason="Condition match",
             source=Source.POSTHOG,
+            undecided=None,
             server=True,
             browsers=True,
         ),
@@ -206,8 +210,7 @@ def test_what_definitions_decide_stays_local_in_an_outage(
     """Where PostHog would have to decide the other flags and cannot, these are no fallbacks."""
     settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
     settings.FEATURES = {"undecided": True}
-    undecided = where({"key": "plan", "value": "pro", "operator": "exact", "type": "person"})
-    enabled.definitions = {"flags": [flag("beta"), flag("undecided", undecided)]}
+    enabled.definitions = {"flags": [flag("beta"), flag("undecided", where(PLAN))]}
     enabled.flags_fault = Status(500)
     poll = per_process.current().poll
     assert poll
@@ -219,6 +222,132 @@ def test_what_definitions_decide_stays_local_in_an_outage(
         "beta": Source.LOCAL,
         "undecided": Source.FALLBACK,
     }
+
+
+# What nobody decided
+
+
+@pytest.fixture
+def definitions_file(settings: Settings, tmp_path: Path) -> Path:
+    """The definitions file of a site without any network."""
+    file = tmp_path / "flags.json"
+    file.write_text(json.dumps(DEFINITIONS))
+    settings.POSTHOG_ENABLED = True
+    settings.POSTHOG_FLAG_DEFINITIONS_FILE = str(file)
+    return file
+
+
+def test_every_defined_flag_has_a_row(definitions_file: Path, settings: Settings) -> None:
+    """What a file cannot decide has the value of FEATURES, or none, as a fallback with reasons."""
+    settings.FEATURES = {"static": "classic", "old": True}
+
+    found = rows()
+    assert {key: (one.value, one.source) for key, one in found.items()} == {
+        "by-plan": (None, Source.FALLBACK),
+        "continuous": (None, Source.FALLBACK),
+        "malformed": (None, Source.FALLBACK),
+        "old": (True, Source.FALLBACK),
+        "sound": (True, Source.LOCAL),
+        "static": ("classic", Source.FALLBACK),
+    }
+    undecided = {key: str(one.undecided) for key, one in found.items() if one.undecided}
+    assert {key: undecided[key] for key in REASONS} == REASONS
+    assert undecided.keys() - REASONS.keys() == {"by-plan"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "source"),
+    [
+        ([SOUND], Source.LOCAL),
+        ([SOUND, CONTINUOUS], Source.FALLBACK),
+        ([SOUND, {**CONTINUOUS, "key": "survey-targeting-1"}], Source.LOCAL),
+        ([{**CONTINUOUS, "evaluation_runtime": "client"}], Source.FALLBACK),
+    ],
+    ids=["all decided", "one undecided", "one of PostHog's own", "one in browsers"],
+)
+def test_inspection_is_local_if_definitions_decide_all(
+    definitions_file: Path, flags: list[object], source: Source
+) -> None:
+    """The source is `local` only while each flag that the person gets is decided."""
+    definitions_file.write_text(json.dumps({"flags": flags}))
+
+    assert inspect(ADA).source is source
+
+
+def test_property_of_the_person_decides(definitions_file: Path) -> None:
+    """A flag may be undecided for one person, and decided for another."""
+    unknown = rows(Identity("42"))["by-plan"]
+    assert unknown.undecided
+    assert unknown.undecided.reason is UndecidedReason.MISSING_PROPERTY
+
+    known = rows(Identity("42", {"plan": "pro"}))["by-plan"]
+    assert (known.value, known.source, known.undecided) == (True, Source.LOCAL, None)
+
+
+def test_posthog_decides_what_definitions_cannot(
+    enabled: PostHogServer, settings: Settings
+) -> None:
+    """PostHog's value and reason stand next to why it was asked; what it lacks has no value."""
+    settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
+    enabled.definitions = {"flags": [SOUND, CONTINUOUS, STATIC]}
+    enabled.flags = {"continuous": "blue"}
+    poll = per_process.current().poll
+    assert poll
+    poll.look()
+
+    found = inspect(ADA)
+    assert found.source is Source.POSTHOG
+    assert [(one.key, one.value, one.source, one.reason) for one in found.flags] == [
+        ("continuous", "blue", Source.POSTHOG, "Condition match"),
+        ("sound", True, Source.LOCAL, "Evaluated locally"),
+        ("static", None, Source.FALLBACK, ""),
+    ]
+    assert [bool(one.undecided) for one in found.flags] == [True, False, True]
+
+
+@pytest.mark.parametrize(("features", "value"), [({}, None), ({"failed": "classic"}, "classic")])
+def test_flag_that_posthog_failed_to_compute_has_a_row(
+    enabled: PostHogServer, settings: Settings, features: dict[str, str], value: str | None
+) -> None:
+    """Its value is that of FEATURES, or none, and the reason says what happened."""
+    settings.FEATURES = features
+    enabled.flags = {"failed": Flag(failed=True), "sound": True}
+
+    row, _ = inspect(ADA).flags
+    assert (row.key, row.value, row.source) == ("failed", value, Source.FALLBACK)
+    assert (row.reason, row.undecided) == ("PostHog failed to compute it", None)
+    assert (row.server, row.browsers) == (True, True)
+
+
+@pytest.mark.parametrize("runtime", ["server", "client"])
+def test_flag_without_a_value_has_its_runtime(definitions_file: Path, runtime: str) -> None:
+    """Who gets a flag is up to its definition, also while nobody decides it."""
+    definitions_file.write_text(
+        json.dumps({"flags": [{**CONTINUOUS, "evaluation_runtime": runtime}]})
+    )
+
+    (row,) = inspect(ADA).flags
+    assert (row.server, row.browsers) == (runtime == "server", runtime == "client")
+
+
+def test_override_decides_what_definitions_cannot(definitions_file: Path) -> None:
+    """In a test, a flag that is overridden is decided, though the definitions could not."""
+    definitions_file.write_text(json.dumps({"flags": [CONTINUOUS]}))
+    with override_flags({"continuous": True}):
+        found = inspect(ADA)
+
+    assert (found.source, found.flags[0].value) == (Source.LOCAL, True)
+
+
+def test_looking_reads_no_flag_of_a_strict_test(definitions_file: Path) -> None:
+    """Where every flag that is read must be mentioned, an inspection reads none."""
+    with override_flags({"sound": False}, strict=True):
+        found = rows()
+
+    assert (found["sound"].value, found["static"].value) == (False, None)
+
+
+# Other answers than PostHog's newest
 
 
 def test_stale_values_say_so(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -20,10 +21,19 @@ from olposthog import conf, per_process
 from olposthog.breaker import State
 from olposthog.features import evaluate
 from olposthog.polling import FETCH_SECONDS, Head
-from olposthog.status import LATE_INTERVALS, Circuit, Health, Status, how_long, status
+from olposthog.status import (
+    LATE_INTERVALS,
+    Circuit,
+    Health,
+    Status,
+    definitions_in_use,
+    how_long,
+    status,
+)
 from tests.posthog_faults import Status as HttpStatus
 from tests.posthog_server import PATIENCE, PostHogServer
 from tests.test_definitions import flag
+from tests.undecidable import DEFINITIONS, FAULT, REASONS
 
 SINCE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
 
@@ -307,6 +317,7 @@ def test_definitions_of_the_fleet(polling: PostHogServer) -> None:
     assert found.health is Health.OK
     assert found.definitions is not None
     assert (found.definitions.file, found.definitions.flags) == (None, 2)
+    assert found.definitions.faults is None
     assert found.definitions.failure == ""
     now = time.time()
     for moment in (found.definitions.changed_at, found.definitions.confirmed_at):
@@ -389,6 +400,59 @@ def test_head_with_a_wrong_time_is_none() -> None:
     assert Head.from_text('{"token": "t", "checked_at": 1.0, "fetched_at": NaN}') is None
 
 
+# Definitions, compiled
+
+
+def test_definitions_in_use_are_the_fleets(polling: PostHogServer) -> None:
+    """A process that has none of its own reads the fleet's, and starts no thread for it."""
+    found = definitions_in_use()
+    poll = per_process.current().poll
+
+    assert found is not None
+    assert list(found.definitions.flags) == ["a", "b"]
+    assert polling.requests == []
+    assert poll is not None
+    assert poll._thread is None
+
+
+def test_definitions_in_use_are_the_processs_own(polling: PostHogServer) -> None:
+    """Where a process has the fleet's definitions already, they are not read again."""
+    poll = per_process.current().poll
+    assert poll
+    poll.look()
+    caches["durable"].delete(poll._key("body"))
+
+    assert definitions_in_use() is poll.current()
+
+
+@pytest.mark.parametrize("body", [None, b"{}", '{"flags": []}', ""], ids=repr)
+def test_definitions_that_are_not_the_heads(polling: PostHogServer, body: object) -> None:
+    """A body that is gone, or another than the head names, is none."""
+    poll = per_process.current().poll
+    assert poll
+    caches["durable"].set(poll._key("body"), body, None)
+
+    assert definitions_in_use() is None
+
+
+def test_definitions_of_another_version(polling: PostHogServer) -> None:
+    """What only another version of this library can read is none, and no exception."""
+    poll = per_process.current().poll
+    assert poll
+    caches["durable"].set(poll._key("body"), "[]", None)
+    rewrite_head(digest=hashlib.sha256(b"[]").hexdigest())
+
+    assert definitions_in_use() is None
+
+
+def test_definitions_in_use_of_a_dead_cache(enabled: PostHogServer, settings: Settings) -> None:
+    """A fleet that cannot be seen has no definitions, as far as this process knows."""
+    settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
+    use(settings, Gone)
+
+    assert definitions_in_use() is None
+
+
 @pytest.fixture
 def file(settings: Settings, tmp_path: Path) -> Path:
     """A definitions file that is to be used."""
@@ -423,6 +487,32 @@ def test_definitions_file_that_cannot_be_used(file: Path, text: str | None, faul
     assert found.reasons == ("POSTHOG_FLAG_DEFINITIONS_FILE cannot be used",)
     assert found.definitions is not None
     assert fault in found.definitions.failure
+
+
+def test_malformed_file_degrades(file: Path) -> None:
+    """Its faults are known, and the others of its flags are counted."""
+    file.write_text(json.dumps(DEFINITIONS))
+    found = status()
+
+    assert found.headline == "degraded: POSTHOG_FLAG_DEFINITIONS_FILE has malformed parts"
+    assert found.definitions is not None
+    assert (found.definitions.flags, found.definitions.failure) == (5, "")
+    assert found.definitions.faults == (FAULT,)
+
+
+def test_definitions_in_use_of_a_file(file: Path, settings: Settings) -> None:
+    """They are those of the file, while it can be used and flags are enabled."""
+    file.write_text(json.dumps(DEFINITIONS))
+    found = definitions_in_use()
+    assert found is not None
+    assert sorted(found.undecidable) == sorted(REASONS)
+
+    file.write_text("{")
+    assert definitions_in_use() is None
+
+    file.write_text(json.dumps(DEFINITIONS))
+    settings.POSTHOG_ENABLED = False
+    assert definitions_in_use() is None
 
 
 # The settings

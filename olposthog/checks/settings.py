@@ -41,8 +41,11 @@ def _definitions_file(settings: conf.Settings) -> Iterator[CheckMessage]:
         read_strictly(settings.definitions_file)
     except DefinitionsError as error:
         yield Error(
-            f"POSTHOG_FLAG_DEFINITIONS_FILE cannot be used: {error}",
-            hint="Name a JSON file in the form of PostHog's flag definitions endpoint.",
+            f"POSTHOG_FLAG_DEFINITIONS_FILE is missing or malformed: {error}",
+            hint=(
+                "Name a JSON file in the form of PostHog's flag definitions endpoint. "
+                "`manage.py posthog_check` lists the flags that it cannot decide."
+            ),
             id=ids.BAD_DEFINITIONS_FILE,
         )
 

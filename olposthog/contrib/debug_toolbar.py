@@ -106,6 +106,7 @@ def _flags(record: _Record) -> list[dict[str, Any]]:
                 "value": value if isinstance(value, str) else "on" if value else "off",
                 "payload": key in snapshot.payloads,
                 "reason": reason_of(snapshot, key),
+                "undecided": str(snapshot.undecided.get(key, "")),
                 "source": str(source_of(snapshot, key)) if key in snapshot.flags else BY_DEFAULT,
                 "distinct_id": snapshot.distinct_id,
             },

@@ -21,9 +21,12 @@ def table(rows: Sequence[Sequence[str]], width: int | None = None) -> Iterator[s
         beginning = GAP.join([*cells, ""])
         last = row[-1]
         room = len(last) if width is None else max(LEAST, width - len(beginning))
-        if len(last) > room:
-            last = last[: room - len(CUT)] + CUT
-        yield f"{beginning}{last}".rstrip()
+        yield f"{beginning}{cut(last, room)}".rstrip()
+
+
+def cut(text: str, length: int) -> str:
+    """Return `text`, shortened to `length` characters if it is longer."""
+    return text if len(text) <= length else text[: length - len(CUT)] + CUT
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,15 +22,19 @@ from django.core.management import call_command
 from django.test import Client, override_settings
 from django.urls import path
 
+from olposthog import per_process
 from olposthog.contrib.admin.admin import CLEARED, UNCONFIRMED, PersonAdmin
 from olposthog.contrib.admin.models import Person
 from olposthog.features import evaluate
 from olposthog.identity import Identity, default_identity
+from olposthog.undecided import FIXES, UndecidedReason
 from tests.posthog_faults import Hang, Refuse
 from tests.posthog_server import Flag, Variant
 from tests.site.processes import Site
+from tests.test_definitions import flag, where
 from tests.test_exposures import delivered
 from tests.test_polling import Moody
+from tests.undecidable import COHORT, CONTINUOUS, REASONS, SOUND
 
 backstage = admin.AdminSite(name="backstage")
 backstage.register(Person, PersonAdmin)
@@ -153,6 +158,44 @@ def test_person_page_shows_flags(enabled, settings, operator):
     assert shown["Health"] == ["ok"]
     assert shown["Circuit"] == ["closed"]
     assert shown["Shared cache"] == ["'durable' answers"]
+
+
+def test_undecided_flags_say_why(enabled, settings, operator, tmp_path):
+    """A flag that a definitions file cannot decide has a row, with reason and fix, escaped."""
+    file = tmp_path / "flags.json"
+    odd = flag("<b>odd</b>", where({**COHORT, "value": "<i>12</i>"}))
+    file.write_text(json.dumps({"flags": [SOUND, CONTINUOUS, odd]}))
+    settings.POSTHOG_FLAG_DEFINITIONS_FILE = file
+    settings.FEATURES = {"continuous": "classic"}
+
+    response = operator.get(page_of("u1"))
+    shown = rows(response)
+
+    fix = FIXES[UndecidedReason.EXPERIENCE_CONTINUITY]
+    reason = f"Undecided locally: {REASONS['continuous']}. {fix}"
+    both = "Python and browsers"
+    assert shown["Source"][0].startswith("fallback: flags that nobody decided have their value")
+    assert shown["sound"] == ["on", "-", "local", "Evaluated locally", both]
+    assert shown["continuous"] == ["classic", "-", "fallback", reason, both]
+    assert shown["<b>odd</b>"][:3] == ["-", "-", "fallback"]
+    assert "the cohort <i>12</i>" in shown["<b>odd</b>"][3]
+    assert "<b>odd" not in response.text
+    assert "<i>12" not in response.text
+
+
+def test_reason_of_posthog_stands_above_the_local_one(enabled, settings, operator):
+    """Where PostHog decided what the definitions could not, the page has both reasons."""
+    settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
+    enabled.definitions = {"flags": [CONTINUOUS]}
+    enabled.flags = {"continuous": True}
+    poll = per_process.current().poll
+    assert poll
+    poll.look()
+
+    value, _, source, reason, _ = rows(operator.get(page_of("u1")))["continuous"]
+
+    assert (value, source) == ("on", "posthog")
+    assert reason.startswith(f"Condition match Undecided locally: {REASONS['continuous']}. ")
 
 
 def test_looking_is_no_exposure(enabled, operator):
@@ -286,7 +329,10 @@ def test_outage_shows_fallback_values(enabled, settings, operator):
     shown = rows(operator.get(page_of("u1")))
 
     assert shown["checkout"][:3] == ["classic", "-", "fallback"]
-    assert shown["Source"] == ["fallback: settings.FEATURES, because nothing better could be had"]
+    assert shown["Source"][0] == (
+        "fallback: flags that nobody decided have their value from settings.FEATURES, else the "
+        "caller's default"
+    )
     assert shown["Circuit"][0].startswith("open since ")
     assert shown["Health"][0].startswith("degraded: the circuit is open since ")
 

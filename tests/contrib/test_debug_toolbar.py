@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,9 @@ from olposthog.features import (
 )
 from tests.posthog_faults import Refuse
 from tests.posthog_server import PATIENCE, Flag, Variant
+from tests.test_definitions import flag, where
 from tests.test_polling import Moody
+from tests.undecidable import COHORT
 
 PANEL = "olposthog.contrib.debug_toolbar.FlagsPanel"
 BODY = "<html><body>Tea</body></html>"
@@ -181,6 +184,19 @@ def test_flags_are_shown_as_they_were_read(site, client):
         "only-features": ["on", "no", "fallback", "-", "grace", "1"],
         "unknown": ["mine", "no", "default", "-", "grace", "1"],
     }
+
+
+def test_undecided_flag_says_why(site, client, settings, tmp_path):
+    """A flag that the definitions cannot decide has the reason, escaped, whoever decided it."""
+    file = tmp_path / "flags.json"
+    file.write_text(json.dumps({"flags": [flag("checkout", where({**COHORT, "value": "<i>"}))]}))
+    settings.POSTHOG_FLAG_DEFINITIONS_FILE = file
+    content = panel(client.get("/reading/"))
+
+    source, reason = flags_of(content)["checkout"][2:4]
+    assert source == "default"
+    assert reason.startswith("-Undecided locally: it needs the cohort <i>, which the definitions")
+    assert "cohort &lt;i&gt;" in content
 
 
 def test_answers_are_shown_with_their_cost(site, client):

@@ -22,6 +22,7 @@ from olposthog.breaker import State
 from olposthog.features import evaluate, is_enabled
 from olposthog.management.commands.posthog_check import Command
 from olposthog.snapshot import Source
+from olposthog.undecided import FIXES, UndecidedReason
 from tests.gateway.tls import CERTIFICATE, secure
 from tests.management.running import Run, run
 from tests.posthog_faults import (
@@ -38,9 +39,11 @@ from tests.posthog_faults import (
     Status,
 )
 from tests.posthog_server import PATIENCE, Flag, PostHogServer
-from tests.test_definitions import flag
+from tests.test_definitions import flag, where
 from tests.test_exposures import delivered
 from tests.test_status import Gone, use
+from tests.undecidable import COHORT, CONTINUOUS, FAULT, REASONS
+from tests.undecidable import DEFINITIONS as DEFINITIONS_WITH_ODDITIES
 
 COMMAND = "posthog_check"
 EVALUATION = "first evaluation, by POSTHOG_PROJECT_API_KEY"
@@ -104,6 +107,26 @@ def test_every_step_is_taken_and_timed(keyed: PostHogServer) -> None:
         "A process's first request takes # ms, a later one # ms; one that takes 6 s opens the "
         "circuit."
     )
+
+
+def test_undecidable_flags_of_posthog_are_listed(keyed: PostHogServer) -> None:
+    """After the definitions: which flags cost a request per person, why, and what would fix it."""
+    keyed.definitions = DEFINITIONS_WITH_ODDITIES
+    found = run(COMMAND)
+
+    assert found.code == 0
+    *_, headline, continuous, malformed, static, faults, _ = found.out.splitlines()
+    assert headline == (
+        "3 of 5 flags cannot be decided locally. They cost a request to PostHog per person:"
+    )
+    assert continuous == (
+        f"  continuous  {REASONS['continuous']}. {FIXES[UndecidedReason.EXPERIENCE_CONTINUITY]}"
+    )
+    assert malformed == (
+        f"  malformed   {REASONS['malformed']}. {FIXES[UndecidedReason.MALFORMED]}"
+    )
+    assert static == f"  static      {REASONS['static']}. {FIXES[UndecidedReason.STATIC_COHORT]}"
+    assert faults == f"Malformed parts of the definitions: {FAULT}."
 
 
 def test_https_has_a_step_of_its_own(
@@ -487,6 +510,44 @@ def test_definitions_file_is_read(file: Path) -> None:
     assert "Disabled in PostHog" not in found.out
     assert "PostHog is not asked" in found.out
     assert "unset POSTHOG_FLAG_DEFINITIONS_FILE, and set POSTHOG_PROJECT_API_KEY" in found.out
+
+
+def test_undecidable_flags_of_a_file_are_listed(file: Path) -> None:
+    """Nobody else decides them, so the list says what does; the file is used all the same."""
+    file.write_text(json.dumps(DEFINITIONS_WITH_ODDITIES))
+    found = run(COMMAND)
+
+    assert found.code == 0
+    assert found.out.splitlines()[1] == (
+        "3 of 5 flags cannot be decided locally. Their values are from settings.FEATURES, else "
+        "the caller's default:"
+    )
+    assert found.out.splitlines()[5] == f"Malformed parts of the definitions: {FAULT}."
+
+
+def test_list_of_undecidable_flags_is_bounded(file: Path) -> None:
+    """The first twenty are listed; of a long key or reason the beginning is."""
+    odd = [{**CONTINUOUS, "key": f"{'k' * 99}{number:02}"} for number in range(21)]
+    long = flag("a", where({**COHORT, "value": "c" * 5000}))
+    file.write_text(json.dumps({"flags": [long, *odd]}))
+    _, headline, *rows, more, _ = run(COMMAND).out.splitlines()
+
+    assert headline.startswith("22 of 22 flags cannot be decided locally.")
+    assert (len(rows), more) == (20, "  and 2 more")
+    assert rows[0].startswith(f"  {'a':40}  it needs the cohort ccccc")
+    assert f"ccc.... {FIXES[UndecidedReason.STATIC_COHORT]}" in rows[0]
+    assert rows[1].startswith(f"  {'k' * 37}...  it persists")
+    assert max(map(len, rows)) < 400
+
+
+def test_terminal_obeys_no_key_and_no_reason(file: Path) -> None:
+    """What definitions hold is shown with escapes, and each flag keeps to its line."""
+    odd = flag("a\n\x1b[2J", where({**COHORT, "value": "\n\x1b[2J"}))
+    file.write_text(json.dumps({"flags": [odd, {**odd, "filters": None}]}))
+    printed = run(COMMAND).out
+
+    assert printed.replace("\n", "").isprintable()
+    assert len(printed.splitlines()) == 5
 
 
 def test_disabled_flags_of_a_file_are_named(file: Path, settings: Settings) -> None:

@@ -17,6 +17,7 @@ from tests.management.running import run
 from tests.posthog_faults import Body, Fault, Hang, Html, Refuse, Status, TrickleHeaders
 from tests.posthog_server import PostHogServer
 from tests.test_definitions import flag, where
+from tests.undecidable import CONTINUOUS, REASONS, SOUND
 
 COMMAND = "posthog_export"
 DEFINITIONS = {
@@ -197,6 +198,20 @@ def test_malformed_flag_is_exported_with_a_warning(
     assert found.code == 0
     assert json.loads(target.read_text())["flags"] == [flag("even"), odd]
     assert message in found.err
+
+
+def test_undecidable_flags_are_exported_with_a_warning(keyed: PostHogServer, target: Path) -> None:
+    """Offline, nobody decides them: the command says so, and the output stays JSON."""
+    keyed.definitions = {"flags": [CONTINUOUS, SOUND]}
+    for name in (str(target), "-"):
+        found = run(COMMAND, name)
+
+        assert found.code == 0
+        assert found.err.splitlines()[-2].startswith(
+            "1 of 2 flags cannot be decided locally. Their values are from settings.FEATURES"
+        )
+        assert f"  continuous  {REASONS['continuous']}. Turn off" in found.err
+    assert json.loads(found.out) == json.loads(target.read_text()) == keyed.definitions
 
 
 def test_reply_that_does_not_come(keyed: PostHogServer, target: Path, settings: Settings) -> None:

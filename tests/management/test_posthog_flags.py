@@ -18,11 +18,13 @@ from pytest_django import Settings
 from olposthog import per_process
 from olposthog.features import clear_cache, is_enabled
 from olposthog.management.commands.posthog_flags import Command
+from olposthog.undecided import FIXES, UndecidedReason
 from tests.management.running import run
 from tests.posthog_faults import Delay, Refuse, Status
 from tests.posthog_server import Flag, PostHogServer, Variant
-from tests.test_definitions import flag, where
+from tests.test_definitions import flag
 from tests.test_exposures import delivered
+from tests.undecidable import DEFINITIONS, REASONS
 
 COMMAND = "posthog_flags"
 
@@ -201,6 +203,8 @@ def test_json_has_everything(enabled: PostHogServer) -> None:
             "payload": [1],
             "reason": "Condition match",
             "source": "posthog",
+            "undecided": None,
+            "fix": None,
             "server": True,
             "browsers": True,
         },
@@ -212,11 +216,74 @@ def test_json_has_everything(enabled: PostHogServer) -> None:
             "payload": None,
             "reason": "No condition match",
             "source": "posthog",
+            "undecided": None,
+            "fix": None,
             "server": True,
             "browsers": True,
         },
     ]
     assert ran.err.startswith("Evaluating the flags of this person")
+
+
+# Undecided flags
+
+
+@pytest.fixture
+def file(settings: Settings, tmp_path: Path) -> Path:
+    """The definitions file of a site without any network."""
+    file = tmp_path / "flags.json"
+    file.write_text(json.dumps(DEFINITIONS))
+    settings.POSTHOG_ENABLED = True
+    settings.POSTHOG_FLAG_DEFINITIONS_FILE = str(file)
+    return file
+
+
+def test_table_of_a_file_that_decides_not_everything(file: Path, settings: Settings) -> None:
+    """Each flag has a line, also without a value; below stand the reasons and what to do."""
+    settings.FEATURES = {"static": "classic"}
+    found = run(COMMAND, "--id", "42")
+    first, *lines = found.out.splitlines()
+
+    assert first.startswith("Flags of this person (distinct id 42): fallback, evaluated at ")
+    assert lines[1:9] == [
+        "flag        value    source    for   reason             payload",
+        "by-plan     -        fallback  both  undecided",
+        "continuous  -        fallback  both  undecided",
+        "malformed   -        fallback  both  undecided",
+        "sound       on       local     both  Evaluated locally",
+        "static      classic  fallback  both  undecided",
+        "",
+        "Flags that the definitions cannot decide for this person:",
+    ]
+    assert [line.split()[0] for line in lines[9:]] == [
+        "by-plan",
+        "continuous",
+        "malformed",
+        "static",
+    ]
+    assert lines[9].endswith(f". {FIXES[UndecidedReason.MISSING_PROPERTY]}")
+    assert lines[12].endswith(f"{REASONS['static']}. {FIXES[UndecidedReason.STATIC_COHORT]}")
+    assert len(found.err.splitlines()) == 1
+
+
+def test_json_of_a_flag_that_nobody_decided(file: Path) -> None:
+    """It has no value and is not enabled; the reason and the fix are text."""
+    found = json.loads(run(COMMAND, "--json").out)
+    (row,) = [one for one in found["flags"] if one["key"] == "static"]
+
+    assert (found["source"], row["source"]) == ("fallback", "fallback")
+    assert (row["value"], row["enabled"], row["variant"]) == (None, False, None)
+    assert (row["undecided"], row["fix"]) == (
+        REASONS["static"],
+        FIXES[UndecidedReason.STATIC_COHORT],
+    )
+
+
+def test_flag_that_posthog_failed_to_compute_is_shown(enabled: PostHogServer) -> None:
+    """It exists, though it has no value now: the reason says so."""
+    enabled.flags = {"failed": Flag(failed=True), "sound": True}
+
+    assert "failed  -      fallback  both  PostHog failed to compute it" in run(COMMAND).out
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--typescript",)])
@@ -381,27 +448,18 @@ def test_typescript_has_flags_that_failed(enabled: PostHogServer) -> None:
     assert union(run(COMMAND, "--typescript").out) == ["failed", "sound"]
 
 
-def test_typescript_has_flags_that_definitions_cannot_decide(
-    settings: Settings, tmp_path: Path
-) -> None:
-    """A flag of the file that depends on what nobody said exists all the same."""
-    undecided = where({"key": "plan", "value": "pro", "operator": "exact", "type": "person"})
-    file = tmp_path / "flags.json"
-    file.write_text(
-        json.dumps(
-            {
-                "flags": [
-                    flag("sound"),
-                    flag("undecided", undecided),
-                    flag("server", evaluation_runtime="server"),
-                ]
-            }
-        )
-    )
-    settings.POSTHOG_ENABLED = True
-    settings.POSTHOG_FLAG_DEFINITIONS_FILE = str(file)
+def test_typescript_has_flags_that_definitions_cannot_decide(file: Path) -> None:
+    """All keys of a file are known, whatever it decides; those for servers only are left out."""
+    server = flag("server", evaluation_runtime="server")
+    file.write_text(json.dumps({"flags": [*DEFINITIONS["flags"], server]}))
 
-    assert union(run(COMMAND, "--typescript").out) == ["sound", "undecided"]
+    assert union(run(COMMAND, "--typescript").out) == [
+        "by-plan",
+        "continuous",
+        "malformed",
+        "sound",
+        "static",
+    ]
 
 
 def test_typescript_prints_no_half_a_union(enabled: PostHogServer, settings: Settings) -> None:

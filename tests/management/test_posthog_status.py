@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
+from olposthog import per_process
+from olposthog.undecided import FIXES, UndecidedReason
 from tests.management.running import Run, run
-from tests.posthog_server import PostHogServer
+from tests.posthog_server import PATIENCE, PostHogServer
 from tests.test_definitions import flag
 from tests.test_status import Gone, open_circuit, polling, rewrite_head, use
+from tests.undecidable import CONTINUOUS, DEFINITIONS, FAULT, REASONS
 
 COMMAND = "posthog_status"
 
@@ -193,6 +196,80 @@ def test_text_of_a_missing_definitions_file(file: Path) -> None:
     assert line(found, "definitions") == f"{file} cannot be read: No such file or directory."
 
 
+# Flags that cannot be decided locally
+
+
+@pytest.fixture
+def odd(polling: PostHogServer, another_process: Callable[[], None]) -> PostHogServer:
+    """A fleet whose definitions cannot all be decided, as another process comes to it."""
+    polling.definitions = DEFINITIONS
+    poll = per_process.current().poll
+    assert poll
+    rewrite_head(checked_at=0.0)
+    poll.look()
+    assert per_process.current().shared.settle(PATIENCE)
+    another_process()
+    polling.clear()
+    return polling
+
+
+UNDECIDED = [
+    {"key": key, "reason": reason, "detail": REASONS[key], "fix": FIXES[reason]}
+    for key, reason in (
+        ("continuous", UndecidedReason.EXPERIENCE_CONTINUITY),
+        ("malformed", UndecidedReason.MALFORMED),
+        ("static", UndecidedReason.STATIC_COHORT),
+    )
+]
+
+
+def test_undecidable_flags_of_the_fleet(odd: PostHogServer) -> None:
+    """They are a cost and no outage: the exit code is 0, and PostHog is not asked for the list."""
+    found = run(COMMAND)
+
+    assert (found.out.splitlines()[0], found.code) == ("ok", 0)
+    assert (
+        "3 of 5 flags cannot be decided locally. They cost a request to PostHog per person:\n"
+        f"  continuous  {REASONS['continuous']}. Turn off"
+    ) in found.out
+    assert f"Malformed parts of the definitions: {FAULT}.\n\nPOSTHOG_ENABLED " in found.out
+    assert json.loads(run(COMMAND, "--json").out)["undecided"] == UNDECIDED
+    assert odd.requests == []
+
+
+def test_undecidable_flags_of_a_file(file: Path) -> None:
+    """Malformed parts degrade: the flags concerned have FEATURES until somebody fixes the file."""
+    file.write_text(json.dumps(DEFINITIONS))
+    found = run(COMMAND)
+
+    assert found.code == 1
+    assert found.err == "degraded: POSTHOG_FLAG_DEFINITIONS_FILE has malformed parts"
+    assert "3 of 5 flags cannot be decided locally. Their values are from settings" in found.out
+    document = json.loads(run(COMMAND, "--json").out)
+    assert document["undecided"] == UNDECIDED
+    assert document["definitions"]["faults"] == [FAULT]
+
+
+def test_undecidable_flags_of_a_sound_file_are_well(file: Path) -> None:
+    """A file may leave flags to FEATURES: nothing is broken."""
+    file.write_text(json.dumps({"flags": [CONTINUOUS]}))
+    found = run(COMMAND)
+
+    assert (found.out.splitlines()[0], found.code) == ("ok", 0)
+    assert "1 of 1 flag cannot be decided locally." in found.out
+
+
+def test_definitions_that_decide_everything_have_no_list(polling: PostHogServer) -> None:
+    """Where there is nothing to report, nothing is said, and the JSON has an empty list."""
+    assert "cannot be decided" not in run(COMMAND).out
+    assert json.loads(run(COMMAND, "--json").out)["undecided"] == []
+
+
+def test_list_is_not_known_without_definitions(enabled: PostHogServer) -> None:
+    """No local evaluation is told from definitions that decide everything."""
+    assert json.loads(run(COMMAND, "--json").out)["undecided"] is None
+
+
 # JSON
 
 
@@ -210,6 +287,7 @@ def test_json_has_everything(open_circuit: PostHogServer) -> None:
         "definitions",
         "settings",
         "problems",
+        "undecided",
     ]
     assert (found["health"], found["circuit"]["state"]) == ("degraded", "open")
     assert found["circuit"]["changed_at"].endswith("Z")

@@ -15,13 +15,14 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf, per_process
-from olposthog._local import Definitions, DefinitionsError, parse, read
+from olposthog._local import Definitions, DefinitionsError, LocalEvaluator, parse, read
 from olposthog.cache import FIRST_READ, READ_SECONDS, SharedCache
 from olposthog.flight import within
 from olposthog.gateway import Gateway, Way
 from olposthog.identity import Identity
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, number_of_flags
+from olposthog.management.undecided import definitions_report
 from olposthog.polling import FETCH_SECONDS
 from olposthog.protocol import WRONG_ADDRESS, PostHogError
 from olposthog.snapshot import Evaluation, Runtime
@@ -88,14 +89,14 @@ class Command(OperatorCommand):
 
     def _check_file(self, settings: conf.Settings) -> None:
         path = settings.definitions_file
-        definitions, _ = self._step(
+        evaluator, _ = self._step(
             f"definitions file {path}",
             READ_SECONDS * 10,
-            lambda: read(path),
-            say=lambda found: number_of_flags(len(found.flags)),
-            hint="Mend it, or write another with `manage.py posthog_export`.",
+            lambda: LocalEvaluator(read(path)),
+            say=lambda found: number_of_flags(len(found.definitions.flags)),
+            hint="Fix it, or write another with `manage.py posthog_export`.",
         )
-        self._report_disabled(definitions, settings)
+        self._report(evaluator, settings)
         self.say(
             "Flags come from this file, and PostHog is not asked. To ask it, unset "
             f"POSTHOG_FLAG_DEFINITIONS_FILE{_and_set(settings)}."
@@ -166,14 +167,19 @@ class Command(OperatorCommand):
         elif not wanted:
             self.say("flag definitions: skipped")
         else:
-            (definitions, _), _ = self._step(
+            (evaluator, _), _ = self._step(
                 "flag definitions, by POSTHOG_PERSONAL_API_KEY (PostHog bills ten requests)",
                 FETCH_SECONDS,
                 lambda: _fetch_definitions(gateway),
-                say=lambda found: f"{number_of_flags(len(found[0].flags))}, {found[1]}",
+                say=lambda found: f"{number_of_flags(len(found[0].definitions.flags))}, {found[1]}",
                 hint=WRONG_ADDRESS,
             )
-            self._report_disabled(definitions, settings)
+            self._report(evaluator, settings)
+
+    def _report(self, evaluator: LocalEvaluator, settings: conf.Settings) -> None:
+        for line in definitions_report(evaluator, is_file=settings.offline):
+            self.say(line)
+        self._report_disabled(evaluator.definitions, settings)
 
     def _report_disabled(self, definitions: Definitions, settings: conf.Settings) -> None:
         """Name the flags that are disabled in PostHog and on in `settings.FEATURES`."""
@@ -268,12 +274,12 @@ def _evaluate(gateway: Gateway, settings: conf.Settings) -> Evaluation:
     )
 
 
-def _fetch_definitions(gateway: Gateway) -> tuple[Definitions, str]:
-    """Return the definitions, and their size in words."""
+def _fetch_definitions(gateway: Gateway) -> tuple[LocalEvaluator, str]:
+    """Return the definitions, compiled, and their size in words."""
     deadline = time.monotonic() + FETCH_SECONDS
     text = gateway.fetch_definitions(None, deadline=deadline).text or ""
     size = len(text.encode(errors="replace")) / 1024
-    return parse(text, "PostHog's reply"), f"{size:.1f} KiB"
+    return LocalEvaluator(parse(text, "PostHog's reply")), f"{size:.1f} KiB"
 
 
 def _cause(error: Exception, seconds: float) -> str:

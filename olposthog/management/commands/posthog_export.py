@@ -15,11 +15,12 @@ from typing import Any, TextIO
 from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf
-from olposthog._local import Definitions, DefinitionsError, parse
+from olposthog._local import Definitions, DefinitionsError, LocalEvaluator, parse
 from olposthog.flight import within
 from olposthog.gateway import Gateway
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import number_of_flags
+from olposthog.management.undecided import definitions_report
 from olposthog.polling import FETCH_SECONDS
 from olposthog.protocol import WRONG_ADDRESS, PostHogError
 
@@ -53,7 +54,7 @@ class Command(OperatorCommand):
             definitions = _fetch(gateway)
             self.stdout.write(_text(definitions), ending="")
             self.tell(f"{number_of_flags(len(definitions.flags))}.")
-            self._warn_of_faults(definitions)
+            self._report(definitions)
             return
         path = Path(options["file"])
         with _replacing(path) as file:  # first, so that a fetch is not billed for nothing
@@ -64,15 +65,12 @@ class Command(OperatorCommand):
             f"{path} has {number_of_flags(len(definitions.flags))}. To use it, set "
             f"POSTHOG_FLAG_DEFINITIONS_FILE = {str(path.resolve())!r}."
         )
-        self._warn_of_faults(definitions)
+        self._report(definitions)
 
-    def _warn_of_faults(self, definitions: Definitions) -> None:
-        if definitions.faults:
-            self.tell(
-                "Parts of PostHog's definitions are malformed. They are exported as they are, and "
-                f"the flags concerned are undecided: {definitions.summary_of_faults}.",
-                self.style.WARNING,
-            )
+    def _report(self, definitions: Definitions) -> None:
+        """Warn of what the file cannot decide: it is exported as PostHog sent it."""
+        for line in definitions_report(LocalEvaluator(definitions), is_file=True):
+            self.tell(line, self.style.WARNING)
 
 
 def _demand(settings: conf.Settings) -> None:

@@ -17,11 +17,12 @@ from olposthog._local import DefinitionsError, read
 from olposthog.breaker import State
 from olposthog.features import default_unique_id, evaluate
 from olposthog.identity import Identity
-from olposthog.inspection import InspectedFlag, Inspection, identity_of, inspect
+from olposthog.inspection import InspectedFlag, Inspection, identity_of, inspect, known_keys
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, table
+from olposthog.management.undecided import undecided_rows
 from olposthog.polling import FETCH_SECONDS
-from olposthog.snapshot import FlagSnapshot, Runtime, Source
+from olposthog.snapshot import Runtime, Source
 from olposthog.status import in_words
 from olposthog.visibility import is_visible
 
@@ -31,6 +32,7 @@ TYPESCRIPT_HEADER = (
 SERVER = "the server itself"
 PATIENCE_SECONDS = 2.0
 """A command that waits longer says what for."""
+VALUES = {True: "on", False: "off", None: "-"}
 WIDTH = 100
 """Lines of the table are cut to so many characters."""
 
@@ -110,7 +112,7 @@ class Command(OperatorCommand):
                 "These are the keys of settings.FEATURES alone: POSTHOG_ENABLED is off.",
                 self.style.WARNING,
             )
-        return _union(sorted(filter(is_visible, _keys(snapshot))))
+        return _union(sorted(filter(is_visible, known_keys(snapshot))))
 
 
 def _person(username: str | None, distinct_id: str | None) -> tuple[str, Identity]:
@@ -158,6 +160,8 @@ def _document(inspection: Inspection) -> dict[str, Any]:
                 "payload": flag.payload,
                 "reason": flag.reason,
                 "source": flag.source,
+                "undecided": flag.undecided and flag.undecided.detail,
+                "fix": flag.undecided and flag.undecided.fix,
                 "server": flag.server,
                 "browsers": flag.browsers,
             }
@@ -183,12 +187,18 @@ def _lines(who: str, inspection: Inspection) -> Iterator[str]:
         ],
         WIDTH,
     )
+    undecided = {flag.key: flag.undecided for flag in inspection.flags if flag.undecided}
+    if undecided:
+        yield ""
+        yield "Flags that the definitions cannot decide for this person:"
+        yield from undecided_rows(undecided)
 
 
 def _row(flag: InspectedFlag) -> tuple[str, ...]:
-    value = flag.value if isinstance(flag.value, str) else "on" if flag.value else "off"
+    value = flag.value if isinstance(flag.value, str) else VALUES[flag.value]
     payload = "" if flag.payload is None else json.dumps(flag.payload, ensure_ascii=False)
-    return flag.key, value, flag.source, _whom(flag), flag.reason, payload
+    reason = flag.reason or ("undecided" if flag.undecided else "")
+    return flag.key, value, flag.source, _whom(flag), reason, payload
 
 
 def _whom(flag: InspectedFlag) -> str:
@@ -213,7 +223,6 @@ def _why(source: Source) -> Iterator[str]:
             yield f"PostHog was not asked, for a setting cannot be used: {values} answered."
             yield from (f"{problem.message} {problem.hint}" for problem in settings.problems)
         elif settings.offline:
-            yield f"The definitions file could not be used: {values} answered."
             yield from _fault_of_file(settings.definitions_file)
         else:
             yield f"PostHog could not be asked: {values} answered."
@@ -224,16 +233,12 @@ def _why(source: Source) -> Iterator[str]:
 
 
 def _fault_of_file(path: str) -> Iterator[str]:
+    """Say why the file cannot be used; nothing if it only leaves flags undecided."""
     try:
         read(path)
     except DefinitionsError as error:
+        yield "The definitions file could not be used: settings.FEATURES answered."
         yield f"POSTHOG_FLAG_DEFINITIONS_FILE cannot be used: {error}"
-
-
-def _keys(snapshot: FlagSnapshot) -> set[str]:
-    """Return every known key, also of flags without a value for the person who was asked for."""
-    failed = snapshot.evaluation.failed if snapshot.evaluation else ()
-    return {*snapshot.flags, *failed, *per_process.current().defined_keys(snapshot.runtime)}
 
 
 def _union(keys: list[str]) -> str:

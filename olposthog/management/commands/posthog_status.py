@@ -12,8 +12,10 @@ from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 
 from olposthog import conf
+from olposthog._local import LocalEvaluator
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, number_of_flags, table
+from olposthog.management.undecided import definitions_report
 from olposthog.status import (
     NO_CACHE,
     NOT_ASKED,
@@ -22,6 +24,7 @@ from olposthog.status import (
     Health,
     SettingInForce,
     Status,
+    definitions_in_use,
     how_long,
     in_words,
     status,
@@ -36,10 +39,11 @@ class Command(OperatorCommand):
     """Shows the status. Neither asks PostHog nor writes anything."""
 
     help = (
-        "Show the circuit breaker's state, the shared cache, the flag definitions and the settings "
-        "in effect, without asking PostHog. Ends with 0 when all is well or flags are disabled, "
-        "with 1 when flags are degraded, and with 2 when a setting cannot be used. For alerts, not "
-        "for liveness probes. Examples: posthog_status; posthog_status --json"
+        "Show the circuit breaker's state, the shared cache, the flag definitions, the flags that "
+        "they cannot decide, and the settings in effect, without asking PostHog. Ends with 0 when "
+        "all is well or flags are disabled, with 1 when flags are degraded, and with 2 when a "
+        "setting cannot be used. For alerts, not for liveness probes. Examples: posthog_status; "
+        "posthog_status --json"
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -48,16 +52,26 @@ class Command(OperatorCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print it, and tell by the exit code how it is."""
-        found = status()
+        found, evaluator = status(), definitions_in_use()
         if options["json"]:
-            self.stdout.write(json.dumps(asdict(found), indent=2, cls=DjangoJSONEncoder))
+            document = {**asdict(found), "undecided": _undecided(evaluator)}
+            self.stdout.write(json.dumps(document, indent=2, cls=DjangoJSONEncoder))
         else:
-            self.say("\n".join(_lines(found)))
+            self.say("\n".join(_lines(found, evaluator)))
         if EXIT_CODES[found.health]:
             raise CommandError(found.headline, returncode=EXIT_CODES[found.health])
 
 
-def _lines(found: Status) -> Iterator[str]:
+def _undecided(evaluator: LocalEvaluator | None) -> list[dict[str, str]] | None:
+    if evaluator is None:
+        return None
+    return [
+        {"key": key, "reason": one.reason, "detail": one.detail, "fix": one.fix}
+        for key, one in sorted(evaluator.undecidable.items())
+    ]
+
+
+def _lines(found: Status, evaluator: LocalEvaluator | None) -> Iterator[str]:
     yield found.headline
     for problem in found.problems:
         yield f"{problem.message} {problem.hint}"
@@ -70,6 +84,9 @@ def _lines(found: Status) -> Iterator[str]:
         ]
     )
     yield ""
+    if evaluator:
+        report = list(definitions_report(evaluator, is_file=conf.current().offline))
+        yield from [*report, ""] if report else []
     refused = {problem.setting for problem in found.problems}
     yield from table(
         [
