@@ -8,6 +8,9 @@ from typing import Any
 
 from olposthog.undecided import Undecided
 
+MAX_DISTINCT_ID_CHARACTERS = 200
+"""PostHog evaluates flags by the first characters of longer distinct ids."""
+
 
 @dataclass(slots=True)
 class Context:
@@ -35,7 +38,13 @@ class Context:
         groups: Mapping[str, str | int],
         group_properties: Mapping[str, Mapping[str, Any]],
     ) -> Context:
-        """Return the context of a person, with the properties that PostHog adds itself."""
+        """Return the context of a person as PostHog sees it.
+
+        That is with the properties that PostHog adds itself, with no more of the distinct id than
+        it uses, and without groups that have no key.
+        """
+        distinct_id = distinct_id[:MAX_DISTINCT_ID_CHARACTERS]
+        groups = {kind: key for kind, key in groups.items() if _is_group_key(key)}
         return cls(
             distinct_id,
             device_id,
@@ -46,3 +55,7 @@ class Context:
                 for kind, key in groups.items()
             },
         )
+
+
+def _is_group_key(key: Any) -> bool:
+    return isinstance(key, str | int | float) and not isinstance(key, bool) and key != ""
