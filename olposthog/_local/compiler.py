@@ -9,7 +9,7 @@ from __future__ import annotations
 import graphlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 from olposthog import gateway
@@ -326,9 +326,9 @@ def _is_by_device(flag: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
 
 def _variants(filters: Mapping[str, Any]) -> Iterator[Variant]:
     variants = (filters.get("multivariate") or {}).get("variants") or ()
-    ends = accumulate((one["rollout_percentage"] / 100 for one in variants), initial=0)
-    for one, (start, end) in zip(variants, pairwise(ends), strict=True):
-        yield Variant(one["key"], start, end)
+    ends = accumulate(one["rollout_percentage"] / 100 for one in variants)
+    for one, end in zip(variants, ends, strict=True):
+        yield Variant(one["key"], end)
 
 
 def _holdout(filters: Mapping[str, Any]) -> Holdout | None:
@@ -348,7 +348,8 @@ def _aggregations(flag: FlagDefinition) -> set[int | None]:
 
 
 def _dependencies_of(flag: FlagDefinition) -> Iterator[str]:
-    if flag.fault:
+    """Yield the keys of the flags that a flag names, if its definition can be read."""
+    if flag.fault or unknown_format(flag.data["filters"]):
         return
     for group in flag.data["filters"].get("groups") or ():
         for one in group.get("properties") or ():

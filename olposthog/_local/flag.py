@@ -18,10 +18,9 @@ NO_DEVICE_ID = Undecided(
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A variant and the bucketing numbers that it is for, from `start` up to `end`."""
+    """A variant and the end of the bucketing numbers that it is for."""
 
     key: str
-    start: float
     end: float
 
 
@@ -105,9 +104,7 @@ class CompiledFlag:
             elif outcomes:
                 (value,) = outcomes
                 break
-        if undecided and (value is False or possible - {value}):
-            return undecided
-        return value
+        return undecided if undecided and possible - {value} else value
 
     def _outcomes(self, condition: Condition, bucketing_id: str | int) -> Iterator[bool | str]:
         """Yield the value that the flag has if `condition` matches; nothing if it goes on."""
@@ -120,7 +117,7 @@ class CompiledFlag:
         if not self.variants:
             return None
         share = share_of(self.key, bucketing_id, "variant")
-        return next((one.key for one in self.variants if one.start <= share < one.end), None)
+        return next((one.key for one in self.variants if share < one.end), None)
 
 
 def _group(kind: str, context: Context) -> tuple[str | int, Properties] | None:
