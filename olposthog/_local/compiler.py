@@ -229,11 +229,18 @@ class Compiler:
                 f"it depends on {shown(key)}, which cannot be decided here",
             )
         # A disabled flag is off for everybody, whatever it is about.
-        if other.data.get("active") and _aggregations(flag) != _aggregations(other):
-            raise _Undecidable(
-                UndecidedReason.DEPENDENCY,
-                f"it depends on {shown(key)}, which is about another kind of entity",
-            )
+        if other.data.get("active"):
+            if _aggregations(flag) != _aggregations(other):
+                raise _Undecidable(
+                    UndecidedReason.DEPENDENCY,
+                    f"it depends on {shown(key)}, which is about another kind of entity",
+                )
+            if other.runtime not in ("all", flag.runtime):
+                # To what depends on it, PostHog takes a flag of the other runtime for off.
+                raise _Undecidable(
+                    UndecidedReason.DEPENDENCY,
+                    f"it depends on {shown(key)}, which is not for every runtime",
+                )
         if len(_aggregations(flag)) > 1:
             raise _Undecidable(
                 UndecidedReason.DEPENDENCY,

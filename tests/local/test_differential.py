@@ -190,6 +190,16 @@ STRICTER = {
         document(flag("a", in_company(EVERYONE)), flag("f", where(dependency("a", expected=True)))),
         sdk=True,
     ),
+    "a dependency on a flag that is not for the same runtimes": Class(
+        lambda case: False,
+        UndecidedReason.DEPENDENCY,
+        document(
+            flag("a", evaluation_runtime="server"),
+            flag("f", where(dependency("a", expected=True))),
+        ),
+        sdk=True,
+        is_drawn=False,
+    ),
     "mixed targeting with a dependency": Class(
         lambda case: len(kinds_of(case.flag)) > 1 and any(True for _ in case.dependencies()),
         UndecidedReason.DEPENDENCY,
