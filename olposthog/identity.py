@@ -107,7 +107,9 @@ def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
 
 def plain(value: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return `value` as plain JSON values: dates and UUIDs become text."""
-    plain_value: dict[str, Any] = json.loads(json.dumps(value or {}, cls=DjangoJSONEncoder))
+    if not value:
+        return {}
+    plain_value: dict[str, Any] = json.loads(json.dumps(value, cls=DjangoJSONEncoder))
     return plain_value
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from olposthog import gateway
 from olposthog.undecided import Undecided, UndecidedReason
 
+from .bucketing import Bucketing
 from .conditions import (
     CohortFilter,
     Condition,
@@ -120,6 +121,7 @@ class Compiler:
         )
         return CompiledFlag(
             key=flag.key,
+            bucketing=Bucketing(f"{flag.key}."),
             group_type=group_type,
             is_by_device=_is_by_device(flag.data, filters),
             needs_enrollment=needs_enrollment,
@@ -162,7 +164,7 @@ class Compiler:
             filters=tuple(
                 self._filter(one, flag, own_type) for one in group.get("properties") or ()
             ),
-            rollout=None if rollout is None else rollout / 100,
+            rollout=1 if rollout is None else rollout / 100,
             variant=variant if variant in variants else None,
             group_type=own_type if own_type != flags_group_type else None,
         )
@@ -203,7 +205,7 @@ class Compiler:
         undecided = gateway.unsupported(data, version)
         if undecided:
             raise _Undecidable(undecided.reason, undecided.detail)
-        return PropertyFilter(data, version)
+        return PropertyFilter.of(data, version)
 
     def _dependency(self, data: Mapping[str, Any], flag: FlagDefinition) -> DependencyFilter:
         key, expected, chain = data["key"], data.get("value"), data.get("dependency_chain")

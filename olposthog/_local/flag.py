@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from olposthog.undecided import Undecided, UndecidedReason
 
-from .bucketing import holdout_share_of, share_of
+from .bucketing import HOLDOUTS, Bucketing
 from .conditions import Condition, Properties
 from .context import Context
 
@@ -38,6 +37,7 @@ class CompiledFlag:
     """A flag that local evaluation can decide, unless something is missing for a person."""
 
     key: str
+    bucketing: Bucketing
     group_type: str | None
     """The group type that the flag is about; None for people."""
     is_by_device: bool
@@ -61,7 +61,7 @@ class CompiledFlag:
         if self.needs_enrollment:
             return self._is_enrolled(properties)
         if self.holdout and (
-            self.holdout.share >= 1 or holdout_share_of(bucketing_id) <= self.holdout.share
+            self.holdout.share >= 1 or HOLDOUTS.share_of(bucketing_id) <= self.holdout.share
         ):
             return self.holdout.value
         return self._match(context, bucketing_id, properties)
@@ -84,39 +84,33 @@ class CompiledFlag:
         self, context: Context, bucketing_id: str | int, properties: Properties
     ) -> bool | str | Undecided:
         undecided: Undecided | None = None
-        value: bool | str = False
         possible: set[bool | str] = set()  # what the undecided conditions may lead to
+        value: bool | str = False
         for condition in self.conditions:
-            target = (
-                _group(condition.group_type, context)
-                if condition.group_type is not None
-                else (bucketing_id, properties)
-            )
-            if target is None:
+            if condition.group_type is None:
+                id_, own_properties = bucketing_id, properties
+            elif target := _group(condition.group_type, context):
+                id_, own_properties = target
+            else:
                 continue
-            result = condition.matches(context, target[1])
+            result = condition.matches(context, own_properties)
             if result is False:
                 continue
-            outcomes = set(self._outcomes(condition, target[0]))
-            if isinstance(result, Undecided):
-                undecided = undecided or result
-                possible |= outcomes
-            elif outcomes:
-                (value,) = outcomes
+            is_included = condition.includes(self.bucketing, id_)
+            if not is_included and not self.exits_early:
+                continue
+            value = is_included and (condition.variant or self._variant(id_) or True)
+            if result is True:
                 break
+            undecided = undecided or result
+            possible.add(value)
+            value = False
         return undecided if undecided and possible - {value} else value
-
-    def _outcomes(self, condition: Condition, bucketing_id: str | int) -> Iterator[bool | str]:
-        """Yield the value that the flag has if `condition` matches; nothing if it goes on."""
-        if condition.includes(self.key, bucketing_id):
-            yield condition.variant or self._variant(bucketing_id) or True
-        elif self.exits_early:
-            yield False
 
     def _variant(self, bucketing_id: str | int) -> str | None:
         if not self.variants:
             return None
-        share = share_of(self.key, bucketing_id, "variant")
+        share = self.bucketing.share_of(bucketing_id, "variant")
         return next((one.key for one in self.variants if share < one.end), None)
 
 

@@ -19,6 +19,7 @@ from posthog.types import UnresolvedFlagReason
 from olposthog.undecided import Undecided, UndecidedReason
 
 REGEX_OPERATORS = ("regex", "not_regex")
+EXACT_OPERATORS = ("exact", "is_not")
 VALUELESS_OPERATORS = ("is_set", "is_not_set")
 # The SDK also reads other texts, and PostHog compares what the SDK drops, such as a pre-release.
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
@@ -83,6 +84,24 @@ def matches(
     return Undecided(
         UndecidedReason.UNSUPPORTED, f"its filter of the property {key!r} needs PostHog's engine"
     )
+
+
+def exact_texts(property_filter: Mapping[str, Any], matching_version: int) -> frozenset[str] | None:
+    """Return the texts in lower case that a filter compares with text, if it does no more.
+
+    That is where `exact` and `is_not` have texts only, and do not compare truth, as version 1 does
+    for "true" and "false".
+    """
+    value = property_filter.get("value")
+    texts: list[Any] = value if isinstance(value, list) else [value]
+    if (
+        (property_filter.get("operator") or "exact") not in EXACT_OPERATORS
+        or not texts
+        or not all(isinstance(one, str) for one in texts)
+    ):
+        return None
+    lower = frozenset(one.lower() for one in texts)
+    return None if matching_version == 1 and lower <= {"true", "false"} else lower
 
 
 def _unusable(key: str) -> Undecided:
