@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-_MAX = float(2**60 - 1)
+_LONG_SCALE = float(0xFFFFFFFFFFFFFFF)
 
 
-class Bucketing:
-    """The numbers from 0 to 1 that ids have under a prefix.
+def share_of(key: str, bucketing_id: str | int, salt: str = "") -> float:
+    """Return the number from 0 to 1 that an id has for a flag.
 
-    Text that is not Unicode, which PostHog does not accept either, raises UnicodeEncodeError.
+    Raise UnicodeEncodeError for text that is not Unicode, which PostHog does not accept either.
     """
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = sha1(prefix.encode(), usedforsecurity=False)
-
-    def share_of(self, bucketing_id: str | int, salt: str = "") -> float:
-        """Return the number that an id has."""
-        digest = self._prefix.copy()
-        digest.update(f"{bucketing_id}{salt}".encode())
-        return (int.from_bytes(digest.digest()[:8], "big") >> 4) / _MAX
+    return _hash(f"{key}.{bucketing_id}{salt}")
 
 
-HOLDOUTS = Bucketing("holdout-")
-"""All holdouts divide people alike."""
+def holdout_share_of(bucketing_id: str | int) -> float:
+    """Return the number from 0 to 1 that an id has for all holdouts."""
+    return _hash(f"holdout-{bucketing_id}")
+
+
+def _hash(text: str) -> float:
+    digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return int(digest[:15], 16) / _LONG_SCALE

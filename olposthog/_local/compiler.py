@@ -15,7 +15,6 @@ from typing import Any
 from olposthog import gateway
 from olposthog.undecided import Undecided, UndecidedReason
 
-from .bucketing import Bucketing
 from .conditions import (
     CohortFilter,
     Condition,
@@ -26,7 +25,7 @@ from .conditions import (
     PropertyGroup,
 )
 from .definitions import Definitions, FlagDefinition, shown, unknown_format
-from .flag import CompiledFlag, Holdout, Variant
+from .flag import CompiledFlag, Constant, Holdout, Variant
 
 MAX_DEPTH = 50
 """How many flags, cohorts or property groups may be nested in one another."""
@@ -48,10 +47,10 @@ class Compiler:
     def __init__(self, definitions: Definitions, flags: Flags) -> None:
         self._definitions = definitions
         self._flags = flags
-        self.compiled: dict[str, CompiledFlag | None] = {}
-        """The flags that can be decided locally; None for those that are disabled."""
+        self.compiled: dict[str, CompiledFlag | Constant] = {}
+        """All flags by key."""
         self.undecidable: dict[str, Undecided] = {}
-        """Why the others cannot, by flag key."""
+        """Why some cannot be decided locally, by flag key."""
         self._cohorts: dict[str, PropertyGroup] = {}
         self._undecidable_cohorts: dict[str, Undecided] = {}
         self._compile_cohorts()
@@ -92,16 +91,18 @@ class Compiler:
                     UndecidedReason.MALFORMED,
                     f"its definition cannot be read ({type(error).__name__})",
                 )
+        for key, undecided in self.undecidable.items():
+            self.compiled[key] = Constant(undecided)
 
-    def _flag(self, flag: FlagDefinition) -> CompiledFlag | None:
+    def _flag(self, flag: FlagDefinition) -> CompiledFlag | Constant:
         if flag.data.get("active") is False:
-            return None
+            return Constant(outcome=False)
         if flag.fault:
             raise _Undecidable(
                 UndecidedReason.MALFORMED, f"its definition is malformed: {flag.fault}"
             )
         if "active" not in flag.data:  # PostHog's servers take it for disabled, too
-            return None
+            return Constant(outcome=False)
         filters = flag.data["filters"]
         _refuse_unknown_formats(filters)
         if flag.data.get("ensure_experience_continuity"):
@@ -121,9 +122,8 @@ class Compiler:
         )
         return CompiledFlag(
             key=flag.key,
-            bucketing=Bucketing(f"{flag.key}."),
             group_type=group_type,
-            is_by_device=_is_by_device(flag.data, filters),
+            is_by_device=group_type is None and _is_by_device(flag.data, filters),
             needs_enrollment=needs_enrollment,
             holdout=_holdout(filters),
             conditions=conditions,
@@ -248,8 +248,7 @@ class Compiler:
                 UndecidedReason.DEPENDENCY,
                 f"it depends on {shown(key)} and is about several kinds of entities",
             )
-        compiled = self.compiled[key]
-        return DependencyFilter(key, expected, self._flags, compiled.depth if compiled else 0)
+        return DependencyFilter(key, expected, self._flags, self.compiled[key].depth)
 
     def _cohort(self, data: Mapping[str, Any]) -> CohortFilter:
         id_ = str(data.get("value"))

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from olposthog import gateway
 from olposthog.undecided import Undecided
 
-from .bucketing import Bucketing
 from .context import Context
 
 Properties = Mapping[str, Any]
@@ -151,10 +150,6 @@ class Condition:
             if result is not True:
                 undecided = undecided or result
         return undecided or True
-
-    def includes(self, bucketing: Bucketing, bucketing_id: str | int) -> bool:
-        """Return whether the rollout includes an id."""
-        return self.rollout >= 1 or bucketing.share_of(bucketing_id) <= self.rollout
 
 
 def _combine(results: Iterable[bool | Undecided], *, needs_all: bool) -> bool | Undecided:

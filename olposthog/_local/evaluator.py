@@ -70,21 +70,15 @@ class LocalEvaluator:
         """Return the value of one flag for a person, or why it is undecided."""
         value = context.values.get(key)
         if value is None:
-            value = context.values[key] = self.undecidable.get(key) or self._evaluate(key, context)
+            try:
+                value = self._compiled[key].evaluate(context)
+            except Exception as error:  # whatever a person's properties hold
+                log.debug("A flag could not be evaluated.", exc_info=True)
+                value = Undecided(
+                    UndecidedReason.UNSUPPORTED, f"evaluating it failed ({type(error).__name__})"
+                )
+            context.values[key] = value
         return value
-
-    def _evaluate(self, key: str, context: Context) -> bool | str | Undecided:
-        flag = self._compiled[key]
-        if flag is None:
-            return False
-        try:
-            return flag.evaluate(context)
-        except Exception as error:  # whatever a person's properties hold
-            log.debug("A flag could not be evaluated.", exc_info=True)
-            return Undecided(
-                UndecidedReason.UNSUPPORTED,
-                f"evaluating it failed ({type(error).__name__})",
-            )
 
     def _decide(self, key: str, value: bool | str) -> Decision:
         """Return the decision for a value. All people who have the value share it."""
