@@ -142,7 +142,9 @@ class _PropertyEncoder(DjangoJSONEncoder):
 
 def plain(value: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return `value` as plain JSON values: dates and UUIDs become text."""
-    plain_value: dict[str, Any] = json.loads(json.dumps(value or {}, cls=_PropertyEncoder))
+    if not value:
+        return {}
+    plain_value: dict[str, Any] = json.loads(json.dumps(value, cls=_PropertyEncoder))
     return plain_value
 
 

@@ -174,11 +174,8 @@ class DefinitionsPoll(Generic[T]):
         head = self.peek()
         if head is None or head.digest == self._loaded_digest:
             return self._loaded
-        found = self._shared.get_many([self._key("body")], READ_SECONDS) or {}
-        text = found.get(self._key("body"))
-        if not isinstance(text, str) or _digest(text) != head.digest:
-            return None
-        return self._make(parse(text, "PostHog's reply"))
+        text = self._read_text(head) if head.parts else None
+        return None if not text else self._make(parse(text, "PostHog's reply"))
 
     def current(self) -> T | None:
         """Return what was made of the newest definitions, or None while there are none.
@@ -272,12 +269,19 @@ class DefinitionsPoll(Generic[T]):
             return False
         if head.is_unstored:
             return True
+        text = self._read_text(head)
+        return None if text is None else bool(text) and self._load(text)
+
+    def _read_text(self, head: Head) -> str | None:
+        """Return the text that `head` is about.
+
+        Return empty text if the shared cache does not have it, None if it was unreadable.
+        """
         keys = part_keys(self._prefix, head.digest, head.parts)
         found = self._shared.get_many(keys, READ_SECONDS)
-        if found is None:
-            return None
-        text = unpack([found.get(key) for key in keys], head.digest)
-        return text is not None and self._load(text)
+        return (
+            found if found is None else unpack([found.get(key) for key in keys], head.digest) or ""
+        )
 
     def _load(self, text: str) -> bool:
         try:

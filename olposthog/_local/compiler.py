@@ -9,7 +9,7 @@ from __future__ import annotations
 import graphlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 from olposthog import gateway
@@ -25,7 +25,7 @@ from .conditions import (
     PropertyGroup,
 )
 from .definitions import Definitions, FlagDefinition, shown, unknown_format
-from .flag import CompiledFlag, Holdout, Variant
+from .flag import CompiledFlag, Constant, Holdout, Variant
 
 MAX_DEPTH = 50
 """How many flags, cohorts or property groups may be nested in one another."""
@@ -47,10 +47,10 @@ class Compiler:
     def __init__(self, definitions: Definitions, flags: Flags) -> None:
         self._definitions = definitions
         self._flags = flags
-        self.compiled: dict[str, CompiledFlag | None] = {}
-        """The flags that can be decided locally; None for those that are disabled."""
+        self.compiled: dict[str, CompiledFlag | Constant] = {}
+        """All flags by key."""
         self.undecidable: dict[str, Undecided] = {}
-        """Why the others cannot, by flag key."""
+        """Why some cannot be decided locally, by flag key."""
         self._cohorts: dict[str, PropertyGroup] = {}
         self._undecidable_cohorts: dict[str, Undecided] = {}
         self._compile_cohorts()
@@ -91,16 +91,18 @@ class Compiler:
                     UndecidedReason.MALFORMED,
                     f"its definition cannot be read ({type(error).__name__})",
                 )
+        for key, undecided in self.undecidable.items():
+            self.compiled[key] = Constant(undecided)
 
-    def _flag(self, flag: FlagDefinition) -> CompiledFlag | None:
+    def _flag(self, flag: FlagDefinition) -> CompiledFlag | Constant:
         if flag.data.get("active") is False:
-            return None
+            return Constant(outcome=False)
         if flag.fault:
             raise _Undecidable(
                 UndecidedReason.MALFORMED, f"its definition is malformed: {flag.fault}"
             )
         if "active" not in flag.data:  # PostHog's servers take it for disabled, too
-            return None
+            return Constant(outcome=False)
         filters = flag.data["filters"]
         _refuse_unknown_formats(filters)
         if flag.data.get("ensure_experience_continuity"):
@@ -121,7 +123,7 @@ class Compiler:
         return CompiledFlag(
             key=flag.key,
             group_type=group_type,
-            is_by_device=_is_by_device(flag.data, filters),
+            is_by_device=group_type is None and _is_by_device(flag.data, filters),
             needs_enrollment=needs_enrollment,
             holdout=_holdout(filters),
             conditions=conditions,
@@ -162,7 +164,7 @@ class Compiler:
             filters=tuple(
                 self._filter(one, flag, own_type) for one in group.get("properties") or ()
             ),
-            rollout=None if rollout is None else rollout / 100,
+            rollout=1 if rollout is None else rollout / 100,
             variant=variant if variant in variants else None,
             group_type=own_type if own_type != flags_group_type else None,
         )
@@ -203,7 +205,7 @@ class Compiler:
         undecided = gateway.unsupported(data, version)
         if undecided:
             raise _Undecidable(undecided.reason, undecided.detail)
-        return PropertyFilter(data, version)
+        return PropertyFilter.of(data, version)
 
     def _dependency(self, data: Mapping[str, Any], flag: FlagDefinition) -> DependencyFilter:
         key, expected, chain = data["key"], data.get("value"), data.get("dependency_chain")
@@ -229,18 +231,24 @@ class Compiler:
                 f"it depends on {shown(key)}, which cannot be decided here",
             )
         # A disabled flag is off for everybody, whatever it is about.
-        if other.data.get("active") and _aggregations(flag) != _aggregations(other):
-            raise _Undecidable(
-                UndecidedReason.DEPENDENCY,
-                f"it depends on {shown(key)}, which is about another kind of entity",
-            )
+        if other.data.get("active"):
+            if _aggregations(flag) != _aggregations(other):
+                raise _Undecidable(
+                    UndecidedReason.DEPENDENCY,
+                    f"it depends on {shown(key)}, which is about another kind of entity",
+                )
+            if other.runtime not in ("all", flag.runtime):
+                # To what depends on it, PostHog takes a flag of the other runtime for off.
+                raise _Undecidable(
+                    UndecidedReason.DEPENDENCY,
+                    f"it depends on {shown(key)}, which is not for every runtime",
+                )
         if len(_aggregations(flag)) > 1:
             raise _Undecidable(
                 UndecidedReason.DEPENDENCY,
                 f"it depends on {shown(key)} and is about several kinds of entities",
             )
-        compiled = self.compiled[key]
-        return DependencyFilter(key, expected, self._flags, compiled.depth if compiled else 0)
+        return DependencyFilter(key, expected, self._flags, self.compiled[key].depth)
 
     def _cohort(self, data: Mapping[str, Any]) -> CohortFilter:
         id_ = str(data.get("value"))
@@ -326,9 +334,9 @@ def _is_by_device(flag: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
 
 def _variants(filters: Mapping[str, Any]) -> Iterator[Variant]:
     variants = (filters.get("multivariate") or {}).get("variants") or ()
-    ends = accumulate((one["rollout_percentage"] / 100 for one in variants), initial=0)
-    for one, (start, end) in zip(variants, pairwise(ends), strict=True):
-        yield Variant(one["key"], start, end)
+    ends = accumulate(one["rollout_percentage"] / 100 for one in variants)
+    for one, end in zip(variants, ends, strict=True):
+        yield Variant(one["key"], end)
 
 
 def _holdout(filters: Mapping[str, Any]) -> Holdout | None:
@@ -347,6 +355,7 @@ def _aggregations(flag: FlagDefinition) -> set[int | None]:
 
 
 def _dependencies_of(flag: FlagDefinition) -> Iterator[str]:
+    """Yield the keys of the flags that a flag names, if its definition can be read."""
     for group in flag.condition_sets:
         for one in group.get("properties") or ():
             if one.get("type") == "flag":

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from olposthog import gateway
 from olposthog.undecided import Undecided
 
-from .bucketing import share_of
 from .context import Context
 
 Properties = Mapping[str, Any]
@@ -46,10 +45,30 @@ class PropertyFilter:
     filter: Mapping[str, Any]
     """In PostHog's format."""
     matching_version: int
+    key: str
+    texts: frozenset[str] | None
+    """The texts in lower case that decide alone whether text matches, where they do."""
+    is_negated: bool
+    """Whether the filter matches the other texts."""
     depth: int = 0
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], matching_version: int) -> PropertyFilter:
+        """Return the requirement that a supported filter makes."""
+        return cls(
+            data,
+            matching_version,
+            key=data["key"],
+            texts=gateway.exact_texts(data, matching_version),
+            is_negated=data.get("operator") == "is_not",
+        )
 
     def matches(self, context: Context, properties: Properties) -> bool | Undecided:
         """Compare the property."""
+        if self.texts is not None:
+            value = properties.get(self.key)
+            if type(value) is str:
+                return (value.lower() in self.texts) is not self.is_negated
         return gateway.matches(self.filter, properties, self.matching_version)
 
 
@@ -114,8 +133,8 @@ class Condition:
     """One condition set of a flag."""
 
     filters: tuple[Filter, ...]
-    rollout: float | None
-    """The share of those who match that the condition is for, from 0 to 1; None for all."""
+    rollout: float
+    """The share of those who match that the condition is for: 1 for all."""
     variant: str | None
     """The variant that the condition gives instead of the bucketed one."""
     group_type: str | None
@@ -123,11 +142,14 @@ class Condition:
 
     def matches(self, context: Context, properties: Properties) -> bool | Undecided:
         """Return whether all filters match, whatever the rollout."""
-        return _combine((one.matches(context, properties) for one in self.filters), needs_all=True)
-
-    def includes(self, key: str, bucketing_id: str | int) -> bool:
-        """Return whether the rollout includes an id."""
-        return self.rollout is None or share_of(key, bucketing_id) <= self.rollout
+        undecided: Undecided | None = None
+        for one in self.filters:
+            result = one.matches(context, properties)
+            if result is False:
+                return False
+            if result is not True:
+                undecided = undecided or result
+        return undecided or True
 
 
 def _combine(results: Iterable[bool | Undecided], *, needs_all: bool) -> bool | Undecided:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from olposthog.undecided import Undecided
+
+MAX_DISTINCT_ID_CHARACTERS = 200
+"""PostHog evaluates flags by the first characters of longer distinct ids."""
+
+
+Target: TypeAlias = tuple[str | int, Mapping[str, Any]]
+"""What a condition is about: the id that it is bucketed by, and the properties."""
 
 
 @dataclass(slots=True)
 class Context:
     """One person, for one evaluation. Flags and cohorts are evaluated once for it."""
 
-    distinct_id: str
-    device_id: str | None
-    properties: Mapping[str, Any]
-    """The person's properties, `distinct_id` included."""
-    groups: Mapping[str, str | int]
-    """The person's group key by group type."""
-    group_properties: Mapping[str, Mapping[str, Any]]
-    """Properties by group type, `$group_key` included."""
+    targets: Mapping[str | None, Target]
+    """The person's groups by group type, and under None the person."""
+    device: Target | None
+    """The person as bucketed by device; None without a device id."""
     values: dict[str, bool | str | Undecided] = field(default_factory=dict)
     """What has been evaluated, by flag key."""
     cohorts: dict[str, bool | Undecided] = field(default_factory=dict)
@@ -35,14 +38,21 @@ class Context:
         groups: Mapping[str, str | int],
         group_properties: Mapping[str, Mapping[str, Any]],
     ) -> Context:
-        """Return the context of a person, with the properties that PostHog adds itself."""
-        return cls(
-            distinct_id,
-            device_id,
-            {"distinct_id": distinct_id, **properties},
-            groups,
-            {
-                kind: {"$group_key": key, **group_properties.get(kind, {})}
-                for kind, key in groups.items()
-            },
-        )
+        """Return the context of a person as PostHog sees it.
+
+        That is with the properties that PostHog adds itself, with no more of the distinct id than
+        it uses, and without groups that have no key.
+        """
+        distinct_id = distinct_id[:MAX_DISTINCT_ID_CHARACTERS]
+        properties = {"distinct_id": distinct_id, **properties}
+        targets: dict[str | None, Target] = {
+            kind: (key, {"$group_key": key, **group_properties.get(kind, {})})
+            for kind, key in groups.items()
+            if _is_group_key(key)
+        }
+        targets[None] = distinct_id, properties
+        return cls(targets, device=(device_id, properties) if device_id else None)
+
+
+def _is_group_key(key: Any) -> bool:
+    return isinstance(key, str | int | float) and not isinstance(key, bool) and key != ""

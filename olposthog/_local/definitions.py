@@ -232,17 +232,22 @@ def _faults_of_filters(filters: Mapping[str, Any]) -> Iterator[str]:
         yield 'the "rollout_percentage" of a variant is not a number'
     for group in groups:
         yield from _faults_of_group(group)
-    holdout = _or(filters.get("holdout"), {})
+    yield from _faults_of_holdout(_or(filters.get("holdout"), {}))
+    if not isinstance(filters.get("early_exit"), bool | None):
+        yield '"early_exit" must be true, false or null'
+    index = filters.get("aggregation_group_type_index")
+    if index is not None and _int_or_none(index) is None:
+        yield '"aggregation_group_type_index" must be an integer or null'
+
+
+def _faults_of_holdout(holdout: Any) -> Iterator[str]:
     if not isinstance(holdout, dict):
         yield '"holdout" must be a JSON object'
         return
     if not _is_number(_or(holdout.get("exclusion_percentage"), 0)):
         yield 'the "exclusion_percentage" of the "holdout" is not a number'
-    if not isinstance(holdout.get("id"), int | str | None):
-        yield 'the "id" of the "holdout" must be a number or text'
-    index = filters.get("aggregation_group_type_index")
-    if index is not None and _int_or_none(index) is None:
-        yield '"aggregation_group_type_index" must be an integer or null'
+    if holdout.get("id") is not None and _int_or_none(holdout["id"]) is None:
+        yield 'the "id" of the "holdout" must be an integer or null'
 
 
 def _faults_of_group(group: Mapping[str, Any]) -> Iterator[str]:

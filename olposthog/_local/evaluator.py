@@ -39,6 +39,11 @@ class LocalEvaluator:
         self._compiled = compiler.compiled
         self.undecidable: Mapping[str, Undecided] = compiler.undecidable
         """The flags that nobody's evaluation can decide locally, each with the reason."""
+        self._keys = {
+            runtime: [key for key in definitions.flags if definitions.suits(key, runtime)]
+            for runtime in Runtime
+        }
+        self._decisions: dict[tuple[str, bool | str], Decision] = {}
 
     def evaluate(
         self, identity: Identity, person_properties: Mapping[str, Any], runtime: Runtime
@@ -53,41 +58,32 @@ class LocalEvaluator:
         )
         decisions: dict[str, Decision] = {}
         undecided: dict[str, Undecided] = {}
-        for key in self.definitions.flags:
-            if not self.definitions.suits(key, runtime):
-                continue
+        for key in self._keys[runtime]:
             value = self.value(key, context)
             if isinstance(value, Undecided):
                 undecided[key] = value
             else:
-                decisions[key] = self._decision(key, value)
+                decisions[key] = self._decisions.get((key, value)) or self._decide(key, value)
         return LocalEvaluation(Evaluation(decisions, self._wall()), undecided)
 
     def value(self, key: str, context: Context) -> bool | str | Undecided:
         """Return the value of one flag for a person, or why it is undecided."""
-        if key in self.undecidable:
-            return self.undecidable[key]
         value = context.values.get(key)
         if value is None:
-            value = context.values[key] = self._evaluate(key, context)
+            try:
+                value = self._compiled[key].evaluate(context)
+            except Exception as error:  # whatever a person's properties hold
+                log.debug("A flag could not be evaluated.", exc_info=True)
+                value = Undecided(
+                    UndecidedReason.UNSUPPORTED, f"evaluating it failed ({type(error).__name__})"
+                )
+            context.values[key] = value
         return value
 
-    def _evaluate(self, key: str, context: Context) -> bool | str | Undecided:
-        flag = self._compiled[key]
-        if flag is None:
-            return False
-        try:
-            return flag.evaluate(context)
-        except Exception as error:  # whatever a person's properties hold
-            log.debug("A flag could not be evaluated.", exc_info=True)
-            return Undecided(
-                UndecidedReason.UNSUPPORTED,
-                f"evaluating it failed ({type(error).__name__})",
-            )
-
-    def _decision(self, key: str, value: bool | str) -> Decision:
+    def _decide(self, key: str, value: bool | str) -> Decision:
+        """Return the decision for a value. All people who have the value share it."""
         flag = self.definitions.flags[key]
-        return Decision(
+        decision = self._decisions[key, value] = Decision(
             value=value,
             payload=self._payload(key, value),
             reason=LOCAL_REASON,
@@ -97,6 +93,7 @@ class LocalEvaluator:
             has_experiment=flag.has_experiment,
             minimal_event=self.definitions.minimal_events,
         )
+        return decision
 
     def _payload(self, key: str, value: bool | str) -> Any:
         if value is False:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from olposthog.undecided import Undecided, UndecidedReason
 
 from .bucketing import holdout_share_of, share_of
-from .conditions import Condition, Properties
-from .context import Context
+from .conditions import Condition
+from .context import Context, Target
 
 NO_DEVICE_ID = Undecided(
     UndecidedReason.MISSING_DEVICE_ID, "it is bucketed by device, and there is no device id"
@@ -18,10 +17,9 @@ NO_DEVICE_ID = Undecided(
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A variant and the bucketing numbers that it is for, from `start` up to `end`."""
+    """A variant and the end of the bucketing numbers that it is for."""
 
     key: str
-    start: float
     end: float
 
 
@@ -33,6 +31,22 @@ class Holdout:
     value: str
     """What the flag's value is for them."""
 
+    def includes(self, target: Target) -> bool:
+        """Return whether a person or a group is kept out."""
+        return self.share >= 1 or holdout_share_of(target[0]) <= self.share
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A flag that has one outcome for all: it is disabled, or cannot be decided locally."""
+
+    outcome: bool | Undecided
+    depth: int = 0
+
+    def evaluate(self, context: Context) -> bool | Undecided:
+        """Return the outcome."""
+        return self.outcome
+
 
 @dataclass(frozen=True, slots=True)
 class CompiledFlag:
@@ -42,6 +56,7 @@ class CompiledFlag:
     group_type: str | None
     """The group type that the flag is about; None for people."""
     is_by_device: bool
+    """Whether people are bucketed by their device."""
     needs_enrollment: bool
     holdout: Holdout | None
     conditions: tuple[Condition, ...]
@@ -53,77 +68,54 @@ class CompiledFlag:
 
     def evaluate(self, context: Context) -> bool | str | Undecided:
         """Return the value for a person, or why it is undecided."""
-        target = self._target(context)
-        if target is None:
-            return False
-        if isinstance(target, Undecided):
-            return target
-        bucketing_id, properties = target
+        if self.is_by_device:
+            target = context.device
+            if target is None:
+                return NO_DEVICE_ID
+        else:
+            target = context.targets.get(self.group_type)
+            if target is None:
+                return False
         if self.needs_enrollment:
-            return self._is_enrolled(properties)
-        if self.holdout and (
-            self.holdout.share >= 1 or holdout_share_of(bucketing_id) <= self.holdout.share
-        ):
+            return self._is_enrolled(target)
+        if self.holdout and self.holdout.includes(target):
             return self.holdout.value
-        return self._match(context, bucketing_id, properties)
+        return self._match(context, target)
 
-    def _target(self, context: Context) -> tuple[str | int, Properties] | Undecided | None:
-        """Return the id and the properties that the flag is about; None without the group."""
-        if self.group_type is not None:
-            return _group(self.group_type, context)
-        if not self.is_by_device:
-            return context.distinct_id, context.properties
-        return (context.device_id, context.properties) if context.device_id else NO_DEVICE_ID
-
-    def _is_enrolled(self, properties: Properties) -> bool | Undecided:
+    def _is_enrolled(self, target: Target) -> bool | Undecided:
+        _, properties = target
         name = f"$feature_enrollment/{self.key}"
         if name not in properties:
             return Undecided(UndecidedReason.MISSING_PROPERTY, f"it needs the property {name!r}")
         return properties[name] is True or properties[name] == "true"
 
-    def _match(
-        self, context: Context, bucketing_id: str | int, properties: Properties
-    ) -> bool | str | Undecided:
+    def _match(self, context: Context, target: Target) -> bool | str | Undecided:
         undecided: Undecided | None = None
-        value: bool | str = False
         possible: set[bool | str] = set()  # what the undecided conditions may lead to
+        value: bool | str = False
         for condition in self.conditions:
-            target = (
-                _group(condition.group_type, context)
-                if condition.group_type is not None
-                else (bucketing_id, properties)
-            )
-            if target is None:
+            if condition.group_type is None:
+                id_, properties = target
+            elif condition.group_type in context.targets:
+                id_, properties = context.targets[condition.group_type]
+            else:
                 continue
-            result = condition.matches(context, target[1])
+            result = condition.matches(context, properties)
             if result is False:
                 continue
-            outcomes = set(self._outcomes(condition, target[0]))
-            if isinstance(result, Undecided):
-                undecided = undecided or result
-                possible |= outcomes
-            elif outcomes:
-                (value,) = outcomes
+            is_included = condition.rollout >= 1 or share_of(self.key, id_) <= condition.rollout
+            if not is_included and not self.exits_early:
+                continue
+            value = is_included and (condition.variant or self._variant(id_) or True)
+            if result is True:
                 break
-        if undecided and (value is False or possible - {value}):
-            return undecided
-        return value
-
-    def _outcomes(self, condition: Condition, bucketing_id: str | int) -> Iterator[bool | str]:
-        """Yield the value that the flag has if `condition` matches; nothing if it goes on."""
-        if condition.includes(self.key, bucketing_id):
-            yield condition.variant or self._variant(bucketing_id) or True
-        elif self.exits_early:
-            yield False
+            undecided = undecided or result
+            possible.add(value)
+            value = False
+        return undecided if undecided and possible - {value} else value
 
     def _variant(self, bucketing_id: str | int) -> str | None:
         if not self.variants:
             return None
         share = share_of(self.key, bucketing_id, "variant")
-        return next((one.key for one in self.variants if one.start <= share < one.end), None)
-
-
-def _group(kind: str, context: Context) -> tuple[str | int, Properties] | None:
-    if kind not in context.groups:
-        return None
-    return context.groups[kind], context.group_properties[kind]
+        return next((one.key for one in self.variants if share < one.end), None)

@@ -3,7 +3,7 @@
 from .connection import Way
 from .events import capture, client, install_client
 from .http import Fetched, Gateway
-from .matching import matches, unsupported
+from .matching import exact_texts, matches, unsupported
 
 __all__ = [
     "Fetched",
@@ -11,6 +11,7 @@ __all__ = [
     "Way",
     "capture",
     "client",
+    "exact_texts",
     "install_client",
     "matches",
     "unsupported",
