@@ -279,9 +279,9 @@ class DefinitionsPoll(Generic[T]):
         """
         keys = part_keys(self._prefix, head.digest, head.parts)
         found = self._shared.get_many(keys, READ_SECONDS)
-        return (
-            found if found is None else unpack([found.get(key) for key in keys], head.digest) or ""
-        )
+        if found is None:
+            return None
+        return unpack([found.get(key) for key in keys], head.digest) or ""
 
     def _load(self, text: str) -> bool:
         try:
@@ -289,16 +289,16 @@ class DefinitionsPoll(Generic[T]):
         except DefinitionsError as error:
             log.debug("Flag definitions cannot be used.", exc_info=error)
             return False
-        self._loaded = self._make(definitions)
-        self._packed = PackedText.of(text)
-        self._loaded_digest = self._packed.digest
-        self._loaded_flags = len(definitions.flags)
         if definitions.faults:
             log.warning(
                 "PostHog's flag definitions have malformed parts. The flags concerned are "
                 "undecided, the others take effect: %s",
                 definitions.summary_of_faults,
             )
+        self._loaded = self._make(definitions)
+        self._packed = PackedText.of(text)
+        self._loaded_digest = self._packed.digest
+        self._loaded_flags = len(definitions.flags)
         return True
 
     def _is_our_turn(self) -> bool:

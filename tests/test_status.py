@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -20,6 +19,7 @@ from pytest_django import Settings
 from olposthog import conf, per_process
 from olposthog.breaker import State
 from olposthog.features import evaluate
+from olposthog.large_text import PackedText
 from olposthog.polling import FETCH_SECONDS, Head
 from olposthog.status import (
     LATE_INTERVALS,
@@ -420,27 +420,34 @@ def test_definitions_in_use_are_the_processs_own(polling: PostHogServer) -> None
     poll = per_process.current().poll
     assert poll
     poll.look()
-    caches["durable"].delete(poll._key("body"))
+    replace_definitions(None)
 
     assert definitions_in_use() is poll.current()
 
 
-@pytest.mark.parametrize("body", [None, b"{}", '{"flags": []}', ""], ids=repr)
-def test_definitions_that_are_not_the_heads(polling: PostHogServer, body: object) -> None:
-    """A body that is gone, or another than the head names, is none."""
+def replace_definitions(text: object) -> None:
+    """Put another text into the shared cache's place for the definitions."""
     poll = per_process.current().poll
     assert poll
-    caches["durable"].set(poll._key("body"), body, None)
+    head = poll.peek()
+    assert head
+    assert head.parts == 1
+    caches["durable"].set(f"{poll._prefix}{head.digest}:0", text, None)
+
+
+@pytest.mark.parametrize("body", [None, b"{}", "{}", "e30=", ""], ids=repr)
+def test_definitions_that_are_not_the_heads(polling: PostHogServer, body: object) -> None:
+    """A text that is gone, or another than the head names, is none."""
+    replace_definitions(body)
 
     assert definitions_in_use() is None
 
 
 def test_definitions_of_another_version(polling: PostHogServer) -> None:
     """What only another version of this library can read is none, and no exception."""
-    poll = per_process.current().poll
-    assert poll
-    caches["durable"].set(poll._key("body"), "[]", None)
-    rewrite_head(digest=hashlib.sha256(b"[]").hexdigest())
+    packed = PackedText.of("[]")
+    rewrite_head(digest=packed.digest)
+    replace_definitions(packed.parts[0])
 
     assert definitions_in_use() is None
 

@@ -95,7 +95,6 @@ class DefinitionsFile(Generic[T]):
         except DefinitionsError as error:
             self._log_failure(str(error))
             return
-        self._loaded = self._make(definitions)
         if self._failure:
             log.warning("POSTHOG_FLAG_DEFINITIONS_FILE can be used again.")
         self._failure = ""
@@ -106,6 +105,7 @@ class DefinitionsFile(Generic[T]):
                 self._path,
                 definitions.summary_of_faults,
             )
+        self._loaded = self._make(definitions)
 
     def _log_failure(self, failure: str) -> None:
         if failure == self._failure:
