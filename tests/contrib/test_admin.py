@@ -283,8 +283,10 @@ def test_any_id_is_a_person(enabled, operator, distinct_id):
     url = links(operator.get(PEOPLE, term))["Whoever has this distinct id"]
 
     response = operator.get(url)
+    calls = len(enabled.flag_calls)
     cleared = operator.post(f"{url.removesuffix('change/')}clear/", follow=True)
 
+    assert len(enabled.flag_calls) == 2 * calls
     assert response.context["original"] == Person(distinct_id)
     assert {call["distinct_id"] for call in enabled.flag_calls} == {distinct_id[:200]}
     assert cleared.redirect_chain == [(url, 302)]

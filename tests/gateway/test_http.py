@@ -191,12 +191,14 @@ def test_proxy_of_the_machine_is_used(
 
 
 def test_dates_and_uuids_are_sent_as_text(
-    posthog: PostHogServer, ask: Callable[..., Evaluation]
+    posthog: PostHogServer, ask: Callable[..., Evaluation], settings: Settings
 ) -> None:
-    """Properties that JSON does not know travel as text."""
+    """Properties that JSON does not know travel as text, a naive datetime with its offset."""
+    settings.TIME_ZONE = "Asia/Tokyo"
     properties = {
         "on": date(2026, 1, 2),
         "at": datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        "here": datetime(2026, 1, 2, 3, 4),  # noqa: DTZ001  # naive on purpose
         "of": UUID(int=7),
         "in": [UUID(int=8)],
     }
@@ -207,6 +209,7 @@ def test_dates_and_uuids_are_sent_as_text(
     assert call["person_properties"] == {
         "on": "2026-01-02",
         "at": "2026-01-02T03:04:00Z",
+        "here": "2026-01-02T03:04:00+09:00",
         "of": str(UUID(int=7)),
         "in": [str(UUID(int=8))],
     }
