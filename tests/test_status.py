@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -20,6 +19,7 @@ from pytest_django import Settings
 from olposthog import conf, per_process
 from olposthog.breaker import State
 from olposthog.features import evaluate
+from olposthog.large_text import PackedText, part_keys
 from olposthog.polling import FETCH_SECONDS, Head
 from olposthog.status import (
     LATE_INTERVALS,
@@ -420,17 +420,18 @@ def test_definitions_in_use_are_the_processs_own(polling: PostHogServer) -> None
     poll = per_process.current().poll
     assert poll
     poll.look()
-    caches["durable"].delete(poll._key("body"))
+    assert poll.head
+    caches["durable"].delete_many(part_keys(poll._prefix, poll.head.digest, poll.head.parts))
 
     assert definitions_in_use() is poll.current()
 
 
-@pytest.mark.parametrize("body", [None, b"{}", '{"flags": []}', ""], ids=repr)
-def test_definitions_that_are_not_the_heads(polling: PostHogServer, body: object) -> None:
-    """A body that is gone, or another than the head names, is none."""
-    poll = per_process.current().poll
-    assert poll
-    caches["durable"].set(poll._key("body"), body, None)
+@pytest.mark.parametrize("changes", [{"digest": "0" * 64}, {"parts": 0}, {"parts": 2}], ids=str)
+def test_definitions_that_are_not_stored(
+    polling: PostHogServer, changes: dict[str, object]
+) -> None:
+    """Where the shared cache lacks the text, or a part of it, there are no definitions."""
+    rewrite_head(**changes)
 
     assert definitions_in_use() is None
 
@@ -439,8 +440,9 @@ def test_definitions_of_another_version(polling: PostHogServer) -> None:
     """What only another version of this library can read is none, and no exception."""
     poll = per_process.current().poll
     assert poll
-    caches["durable"].set(poll._key("body"), "[]", None)
-    rewrite_head(digest=hashlib.sha256(b"[]").hexdigest())
+    text = PackedText.of("[]")
+    assert text.store(caches["durable"], poll._prefix)
+    rewrite_head(digest=text.digest, parts=len(text.parts))
 
     assert definitions_in_use() is None
 
