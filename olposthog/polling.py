@@ -174,8 +174,8 @@ class DefinitionsPoll(Generic[T]):
         head = self.peek()
         if head is None or head.digest == self._loaded_digest:
             return self._loaded
-        text = self._read_text(head) if head.parts else None
-        return None if not text else self._make(parse(text, "PostHog's reply"))
+        text = unpack(self._read_parts(head) or [], head.digest)
+        return None if text is None else self._make(parse(text, "PostHog's reply"))
 
     def current(self) -> T | None:
         """Return what was made of the newest definitions, or None while there are none.
@@ -269,19 +269,17 @@ class DefinitionsPoll(Generic[T]):
             return False
         if head.is_unstored:
             return True
-        text = self._read_text(head)
-        return None if text is None else bool(text) and self._load(text)
+        parts = self._read_parts(head)
+        if parts is None:
+            return None
+        text = unpack(parts, head.digest)
+        return text is not None and self._load(text)
 
-    def _read_text(self, head: Head) -> str | None:
-        """Return the text that `head` is about.
-
-        Return empty text if the shared cache does not have it, None if it was unreadable.
-        """
+    def _read_parts(self, head: Head) -> list[object] | None:
+        """Return the parts of the text that `head` names; None if the cache was unreadable."""
         keys = part_keys(self._prefix, head.digest, head.parts)
         found = self._shared.get_many(keys, READ_SECONDS)
-        if found is None:
-            return None
-        return unpack([found.get(key) for key in keys], head.digest) or ""
+        return None if found is None else [found.get(key) for key in keys]
 
     def _load(self, text: str) -> bool:
         try:

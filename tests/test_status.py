@@ -19,7 +19,7 @@ from pytest_django import Settings
 from olposthog import conf, per_process
 from olposthog.breaker import State
 from olposthog.features import evaluate
-from olposthog.large_text import PackedText
+from olposthog.large_text import PackedText, part_keys
 from olposthog.polling import FETCH_SECONDS, Head
 from olposthog.status import (
     LATE_INTERVALS,
@@ -420,34 +420,29 @@ def test_definitions_in_use_are_the_processs_own(polling: PostHogServer) -> None
     poll = per_process.current().poll
     assert poll
     poll.look()
-    replace_definitions(None)
+    assert poll.head
+    caches["durable"].delete_many(part_keys(poll._prefix, poll.head.digest, poll.head.parts))
 
     assert definitions_in_use() is poll.current()
 
 
-def replace_definitions(text: object) -> None:
-    """Put another text into the shared cache's place for the definitions."""
-    poll = per_process.current().poll
-    assert poll
-    head = poll.peek()
-    assert head
-    assert head.parts == 1
-    caches["durable"].set(f"{poll._prefix}{head.digest}:0", text, None)
-
-
-@pytest.mark.parametrize("body", [None, b"{}", "{}", "e30=", ""], ids=repr)
-def test_definitions_that_are_not_the_heads(polling: PostHogServer, body: object) -> None:
-    """A text that is gone, or another than the head names, is none."""
-    replace_definitions(body)
+@pytest.mark.parametrize("changes", [{"digest": "0" * 64}, {"parts": 0}, {"parts": 2}], ids=str)
+def test_definitions_that_are_not_stored(
+    polling: PostHogServer, changes: dict[str, object]
+) -> None:
+    """Where the shared cache lacks the text, or a part of it, there are no definitions."""
+    rewrite_head(**changes)
 
     assert definitions_in_use() is None
 
 
 def test_definitions_of_another_version(polling: PostHogServer) -> None:
     """What only another version of this library can read is none, and no exception."""
-    packed = PackedText.of("[]")
-    rewrite_head(digest=packed.digest)
-    replace_definitions(packed.parts[0])
+    poll = per_process.current().poll
+    assert poll
+    text = PackedText.of("[]")
+    assert text.store(caches["durable"], poll._prefix)
+    rewrite_head(digest=text.digest, parts=len(text.parts))
 
     assert definitions_in_use() is None
 
