@@ -43,7 +43,8 @@ FIXES = {
         "Use person properties or a cohort that is defined by them instead of a static cohort."
     ),
     UndecidedReason.DEPENDENCY: (
-        "Let the flag depend only on flags of the same aggregation that can be decided locally."
+        "Let the flag depend only on flags of the same aggregation and runtime that can be "
+        "decided locally."
     ),
     UndecidedReason.PATTERN: "Use a simpler regular expression, or another operator.",
     UndecidedReason.UNSUPPORTED: (

@@ -118,4 +118,7 @@ class CompiledFlag:
         if not self.variants:
             return None
         share = share_of(self.key, bucketing_id, "variant")
-        return next((one.key for one in self.variants if share < one.end), None)
+        for one in self.variants:
+            if share < one.end:
+                return one.key
+        return None

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from hypothesis import Phase
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from posthog.feature_flags import (
     DATE_OPERATORS,
@@ -24,6 +26,11 @@ from olposthog.identity import Identity
 from olposthog.snapshot import Runtime
 
 seeds = st.integers(0, 2**32)
+SOME = hypothesis_settings(
+    max_examples=200,
+    deadline=None,
+    phases=[Phase.reuse, Phase.generate],  # a smaller seed makes no smaller document
+)
 
 FLAGS = tuple(f"flag-{number}" for number in range(6))
 GROUP_TYPES = {"0": "company", "1": "team"}
@@ -278,3 +285,13 @@ def outcomes(document: Mapping[str, Any], person: Person) -> dict[str, Any]:
     found = evaluate(evaluator_of(document), person)
     decided = {key: (one.value, one.payload) for key, one in found.evaluation.decisions.items()}
     return decided | dict(found.undecided)
+
+
+def depending_on(document: Mapping[str, Any], *keys: str) -> set[str]:
+    """Return the keys, and those of the flags that depend on them."""
+    found = set(keys)
+    for flag in document["flags"]:  # which depend on earlier ones only
+        filters = [one for group in flag["filters"]["groups"] for one in group["properties"]]
+        if any(one.get("type") == "flag" and one["key"] in found for one in filters):
+            found.add(flag["key"])
+    return found

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from posthog.feature_flags import DATE_OPERATORS, SEMVER_OPERATORS
 
 from olposthog.undecided import Undecided, UndecidedReason
@@ -22,6 +21,7 @@ from .documents import (
     COHORTS,
     GROUP_TYPES,
     REGEX_OPERATORS,
+    SOME,
     Draw,
     Person,
     dependency,
@@ -490,7 +490,7 @@ def is_json(payload: Any) -> bool:
         return False
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@SOME
 @given(seeds)
 def test_agreement(seed: int) -> None:
     """Where both decide, we agree with the SDK; other differences are in a class of their own."""

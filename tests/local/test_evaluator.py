@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 
 from olposthog._local.context import Context
 from olposthog.undecided import Undecided
 
-from .documents import FLAGS, Draw, Person, evaluate, evaluator_of, outcomes, seeds
-
-SOME = hypothesis_settings(max_examples=150, deadline=None)
+from .documents import (
+    FLAGS,
+    SOME,
+    Draw,
+    Person,
+    depending_on,
+    evaluate,
+    evaluator_of,
+    outcomes,
+    seeds,
+)
 
 
 def context_of(person: Person) -> Context:
@@ -92,20 +97,8 @@ def test_flag_changes_only_what_depends_on_it(seed: int) -> None:
     flags = [replacement if one["key"] == FLAGS[place] else one for one in document["flags"]]
     after = outcomes({**document, "flags": flags}, person)
 
-    affected = {FLAGS[place]}
-    for one in document["flags"]:
-        if affected & _dependencies(one):
-            affected.add(one["key"])
-    assert {key for key in FLAGS if before[key] != after[key]} <= affected
-
-
-def _dependencies(flag: dict[str, Any]) -> set[str]:
-    return {
-        one["key"]
-        for group in flag["filters"]["groups"]
-        for one in group["properties"]
-        if one.get("type") == "flag"
-    }
+    changed = {key for key in FLAGS if before[key] != after[key]}
+    assert changed <= depending_on(document, FLAGS[place])
 
 
 @SOME
