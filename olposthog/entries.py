@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import portable
 from .cache import ProcessCache, SharedCache
 from .snapshot import Evaluation
 
@@ -183,11 +184,11 @@ class Entries:
 
     def _read(self, text: Any, generation: tuple[str, str]) -> Evaluation | None:
         try:
-            entry = json.loads(text)
+            entry = portable.read(text)
             if tuple(entry["generation"]) != generation:
                 return None
             return Evaluation.from_json(entry["evaluation"])
-        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             return None  # nothing there, or not as this version writes it
 
 

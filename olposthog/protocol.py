@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from .portable import decoded, is_portable, is_unicode, read
 from .snapshot import Decision, Evaluation
 
 log = logging.getLogger(__name__)
 
 WRONG_ADDRESS = "Is POSTHOG_API_HOST PostHog's address?"
 OVER_QUOTA = "See PostHog's billing: the project has used up the requests that its plan allows."
-MAX_LEVELS = 200
-"""How deeply a payload may be nested. Python 3.11 writes no more than about 900 levels."""
 
 
 class PostHogError(Exception):
@@ -67,8 +64,8 @@ def parse(content: bytes, now: float) -> Evaluation:
     a null value gives no decision; `Evaluation.failed` has its key.
     """
     try:
-        reply = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        reply = read(content)
+    except ValueError as error:
         raise PostHogError("a reply that is not JSON", hint=WRONG_ADDRESS) from error
     if not isinstance(reply, dict):
         raise PostHogError("a reply that is not flags", hint=WRONG_ADDRESS)
@@ -81,6 +78,8 @@ def parse(content: bytes, now: float) -> Evaluation:
     asks_minimal = reply.get("minimalFlagCalledEvents") is True
     computed: dict[str, Decision | None] = {}
     for key, record in records.items():
+        if not is_unicode(key):
+            continue  # nobody can ask for it
         try:
             computed[key] = _decision(record, asks_minimal)
         except _RecordError as error:
@@ -92,7 +91,7 @@ def parse(content: bytes, now: float) -> Evaluation:
         decisions,
         evaluated_at=now,
         request_id=str(reply["requestId"]),
-        failed=tuple(key for key in records if key not in decisions),
+        failed=tuple(key for key in records if key not in decisions and is_unicode(key)),
     )
 
 
@@ -113,13 +112,16 @@ def _decision(record: Any, asks_minimal: bool) -> Decision | None:
     payload = decoded((record.get("metadata") or {}).get("payload"))
     value = record["value"] if is_typed else _old_value(fields["enabled"], fields["variant"])
     if isinstance(value, int | float | dict) and not isinstance(value, bool):
-        if not _is_portable(value):
-            raise _RecordError("value cannot be written as JSON")
+        if not is_portable(value):
+            raise _RecordError("value is not portable JSON")
         value, payload = True, value  # a number or an object is on, and is its own payload
     if value is None:
         return None
     if not isinstance(value, bool | str):
         raise _RecordError("value has a wrong type")
+    texts: list[Any] = [value, *reason.values(), *metadata.values()]
+    if not all(is_unicode(one) for one in texts if isinstance(one, str)):
+        raise _RecordError("a text is not Unicode")
     return Decision(
         value=value,
         payload=payload,
@@ -175,57 +177,3 @@ def _fields(source: dict[str, Any] | None, types: Mapping[str, type]) -> dict[st
             raise _RecordError(f"{name} has a wrong type")
         fields[name] = value
     return fields
-
-
-def decoded(payload: Any) -> Any:
-    """Decode a payload, which travels as JSON text; other text is the payload itself.
-
-    Text that decodes to a value beyond `MAX_LEVELS` stays text. Any other such payload is None.
-    """
-    if payload is None:
-        return None
-    if not isinstance(payload, str):
-        return payload if _is_portable(payload) else None
-    try:
-        value = loads(payload)
-    except ValueError:
-        return payload
-    return value if _is_portable(value) else payload
-
-
-def _is_portable(value: Any) -> bool:
-    """Return whether a value has finite numbers only and no more than `MAX_LEVELS` levels."""
-    level = [value]
-    for _ in range(MAX_LEVELS):
-        if not all(math.isfinite(inner) for inner in level if isinstance(inner, float)):
-            return False
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return True
-    return False
-
-
-def loads(text: str | bytes) -> Any:
-    """Read JSON as the standard has it; raises ValueError.
-
-    NaN and Infinity, which no browser would read, are not in it.
-    """
-    try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def _finite(number: str) -> float:
-    if not math.isfinite(float(number)):
-        raise ValueError(f"{number} is too large")
-    return float(number)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple, TypeAlias
 
+from .portable import is_portable, is_unicode
 from .undecided import Undecided
 
 JSON: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
@@ -68,6 +69,55 @@ class Decision:
     """Whether an experiment uses the flag; None if PostHog did not tell."""
     minimal_event: bool = False
     """Whether PostHog asked for minimised `$feature_flag_called` events with this decision."""
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the decision as plain JSON values, without those that most decisions have."""
+        # Written out: `dataclasses.asdict` copies deeply, and takes 25 times as long.
+        stored: dict[str, JSON] = {
+            "value": self.value,
+            "payload": self.payload,
+            "reason": self.reason,
+            "description": self.description,
+            "id": self.id,
+            "version": self.version,
+        }
+        for name, (_, usual) in RARE_FIELDS.items():
+            if (value := getattr(self, name)) != usual:
+                stored[name] = value
+        return stored
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Decision:
+        """Return the decision that `to_json` wrote.
+
+        Raise KeyError, TypeError or ValueError for anything else.
+        """
+        if not is_portable(stored["payload"]):
+            raise ValueError("payload")
+        return cls(
+            value=_typed(stored["value"], bool, str),
+            payload=stored["payload"],
+            reason=_typed(stored["reason"], str),
+            description=_typed(stored["description"], str),
+            id=_typed(stored["id"], int, NoneType),
+            version=_typed(stored["version"], int, NoneType),
+            **{
+                name: _typed(stored[name], *types)
+                for name, (types, _) in RARE_FIELDS.items()
+                if name in stored
+            },
+        )
+
+
+RARE_FIELDS: Mapping[str, tuple[tuple[type, ...], JSON]] = {
+    "config_version": ((int,), 1),
+    "rule_type": ((str, NoneType), None),
+    "rule_id": ((str, NoneType), None),
+    "variant_key": ((str, NoneType), None),
+    "has_experiment": ((bool, NoneType), None),
+    "minimal_event": ((bool,), False),
+}
+"""The fields of decisions that are stored only if they differ: their types and usual values."""
 
 
 class Origin(NamedTuple):
@@ -129,24 +179,7 @@ class Evaluation:
     def to_json(self) -> dict[str, JSON]:
         """Return the evaluation as plain JSON values."""
         return {
-            # Written out: `dataclasses.asdict` copies deeply, and takes 25 times as long.
-            "decisions": {
-                key: {
-                    "value": one.value,
-                    "payload": one.payload,
-                    "reason": one.reason,
-                    "description": one.description,
-                    "id": one.id,
-                    "version": one.version,
-                    "config_version": one.config_version,
-                    "rule_type": one.rule_type,
-                    "rule_id": one.rule_id,
-                    "variant_key": one.variant_key,
-                    "has_experiment": one.has_experiment,
-                    "minimal_event": one.minimal_event,
-                }
-                for key, one in self.decisions.items()
-            },
+            "decisions": {key: one.to_json() for key, one in self.decisions.items()},
             "evaluated_at": self.evaluated_at,
             "request_id": self.request_id,
             "failed": list(self.failed),
@@ -155,22 +188,38 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, stored: Any) -> Evaluation:
-        """Read what `to_json` wrote; raises what comes of reading anything else.
+        """Return the evaluation that `to_json` wrote.
 
-        That is a KeyError, TypeError, AttributeError, ValueError or OverflowError.
+        Raise a KeyError, TypeError, AttributeError, ValueError or OverflowError for anything else:
+        whoever can write to the shared cache may have written it.
         """
-        evaluated_at = float(stored["evaluated_at"])
-        datetime.fromtimestamp(evaluated_at, UTC)  # refuses what is no time
         return cls(
-            decisions={key: Decision(**one) for key, one in stored["decisions"].items()},
-            evaluated_at=evaluated_at,
-            request_id=stored["request_id"],
-            failed=tuple(map(str, stored.get("failed", ()))),
+            decisions={
+                _typed(key, str): Decision.from_json(one)
+                for key, one in stored["decisions"].items()
+            },
+            evaluated_at=_time(stored["evaluated_at"]),
+            request_id=_typed(stored["request_id"], str, NoneType),
+            failed=tuple(_typed(key, str) for key in stored.get("failed", ())),
             origins={
-                key: Origin(float(at), request_id)
+                _typed(key, str): Origin(_time(at), _typed(request_id, str, NoneType))
                 for key, (at, request_id) in stored.get("origins", {}).items()
             },
         )
+
+
+def _time(stored: Any) -> float:
+    at = float(_typed(stored, float, int))
+    datetime.fromtimestamp(at, UTC)  # refuses what is no time
+    return at
+
+
+def _typed(stored: Any, *types: type) -> Any:
+    if type(stored) not in types:  # a bool is no int here
+        raise TypeError(f"{type(stored).__name__} for {types}")
+    if type(stored) is str and not is_unicode(stored):
+        raise ValueError("text that is not Unicode")
+    return stored
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)

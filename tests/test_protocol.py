@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from olposthog.protocol import MAX_LEVELS, PostHogError, decoded, parse
+from olposthog.portable import MAX_LEVELS, decoded
+from olposthog.protocol import PostHogError, parse
 from olposthog.snapshot import Decision, Evaluation
 
 NOW = 1_700_000_000.5

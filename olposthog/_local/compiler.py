@@ -309,16 +309,12 @@ class Compiler:
 def _refuse_unknown_formats(filters: Mapping[str, Any]) -> None:
     if format_ := unknown_format(filters):
         raise _Undecidable(UndecidedReason.CONFIG_VERSION, format_)
-    if not isinstance(filters.get("groups"), list):
-        raise _Undecidable(UndecidedReason.MALFORMED, "its configuration has no condition sets")
     if any(filters.get(name) for name in IGNORED_BY_SDK) or (
         filters.get("holdout_groups") and not filters.get("holdout")
     ):
         raise _Undecidable(
             UndecidedReason.UNSUPPORTED, "its configuration has condition sets of an older format"
         )
-    if not isinstance(filters.get("feature_enrollment"), bool | None):
-        raise _Undecidable(UndecidedReason.MALFORMED, '"feature_enrollment" must be true or false')
 
 
 def _is_by_device(flag: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:

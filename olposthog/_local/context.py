@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from olposthog.identity import cut_distinct_id
 from olposthog.undecided import Undecided
-
-MAX_DISTINCT_ID_CHARACTERS = 200
-"""PostHog evaluates flags by the first characters of longer distinct ids."""
-
 
 Target: TypeAlias = tuple[str | int, Mapping[str, Any]]
 """What a condition is about: the id that it is bucketed by, and the properties."""
@@ -43,7 +40,7 @@ class Context:
         That is with the properties that PostHog adds itself, with no more of the distinct id than
         it uses, and without groups that have no key.
         """
-        distinct_id = distinct_id[:MAX_DISTINCT_ID_CHARACTERS]
+        distinct_id = cut_distinct_id(distinct_id)
         properties = {"distinct_id": distinct_id, **properties}
         targets: dict[str | None, Target] = {
             kind: (key, {"$group_key": key, **group_properties.get(kind, {})})

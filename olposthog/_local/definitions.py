@@ -5,12 +5,11 @@ A flag that cannot be read is undecided and costs no other flag anything.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from olposthog.portable import is_portable, is_unicode, read
 from olposthog.snapshot import Runtime
 
 RUNTIMES = (None, "all", *(runtime.value for runtime in Runtime))
@@ -91,10 +90,7 @@ def parse(text: str | bytes, origin: str) -> Definitions:
     or has no list of flags. Whatever else is malformed is listed in `faults`.
     """
     try:
-        # Numbers that cannot be used are left to the flag that has them: they are not finite.
-        document = json.loads(text, parse_int=_int_or_infinity)
-    except RecursionError as error:
-        raise DefinitionsError(f"{origin} is not JSON: nested too deeply") from error
+        document = read(text)
     except ValueError as error:
         raise DefinitionsError(f"{origin} is not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("flags"), list):
@@ -182,7 +178,8 @@ def unknown_format(filters: Mapping[str, Any]) -> str:
 
 
 def _has_key(flag: Any) -> bool:
-    return isinstance(flag, dict) and isinstance(flag.get("key"), str) and flag["key"] != ""
+    key = flag.get("key") if isinstance(flag, dict) else None
+    return isinstance(key, str) and key != "" and is_unicode(key)
 
 
 def _is_deleted(flag: Mapping[str, Any]) -> bool:
@@ -211,8 +208,12 @@ def _faults(flag: Mapping[str, Any]) -> Iterator[str]:
         return
     if unknown_format(filters):  # which may use the same names for other things
         return
-    if not _is_finite(filters):
-        yield '"filters" holds a number that is not finite'
+    if not is_portable(filters):
+        yield '"filters" holds a number that is not finite, or text that is not Unicode'
+    if flag.get("active") and not isinstance(filters.get("groups"), list):
+        yield '"groups" must be a list'
+    if not isinstance(filters.get("feature_enrollment"), bool | None):
+        yield '"feature_enrollment" must be true, false or null'
     yield from _faults_of_filters(filters)
 
 
@@ -276,27 +277,6 @@ def _are_objects(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _is_finite(value: Any) -> bool:
-    """Return whether all numbers within a JSON value are finite."""
-    pending = [value]
-    while pending:
-        one = pending.pop()
-        if isinstance(one, dict):
-            pending.extend(one.values())
-        elif isinstance(one, list):
-            pending.extend(one)
-        elif isinstance(one, float) and not math.isfinite(one):
-            return False
-    return True
-
-
-def _int_or_infinity(digits: str) -> int | float:
-    try:
-        return int(digits)
-    except ValueError:  # Python limits the digits that it converts
-        return math.inf
 
 
 def _int_or_none(value: Any) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from olposthog.identity import Identity, plain
-from olposthog.protocol import decoded
+from olposthog.portable import decoded
 from olposthog.snapshot import LOCAL_REASON, Decision, Evaluation, Runtime
 from olposthog.undecided import Undecided, UndecidedReason
 
