@@ -271,10 +271,10 @@ class DefinitionsPoll(Generic[T]):
         except DefinitionsError as error:
             log.debug("Flag definitions cannot be used.", exc_info=error)
             return False
-        self._loaded = self._make(definitions)
-        self._packed = PackedText.of(text)
+        loaded, self._packed = self._make(definitions), PackedText.of(text)
         self._loaded_digest = self._packed.digest
         self._loaded_flags = len(definitions.versions)
+        self._loaded = loaded
         return True
 
     def _is_our_turn(self) -> bool:
