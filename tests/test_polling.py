@@ -1072,6 +1072,22 @@ def test_text_is_not_written_again(
     assert shared_text() == posthog.definitions
 
 
+def test_only_missing_parts_are_written(
+    process: Process, clock: Clock, cache: type[Moody], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the cache lost one part of several, that one is written again and no other."""
+    monkeypatch.setattr("olposthog.large_text.PART_CHARACTERS", 50)
+    process.look()
+    parts = shared_parts()
+    assert len(parts) > 2
+    put(parts[1], None)
+    cache.written = []
+    clock.now += INTERVAL
+    process.look()
+
+    assert cache.written == [parts[1], f"{PREFIX}head"]
+
+
 def test_head_is_written_last(
     start: Callable[..., Process], process: Process, cache: type[Moody]
 ) -> None:
