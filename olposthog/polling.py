@@ -293,10 +293,10 @@ class DefinitionsPoll(Generic[T]):
                 "undecided, the others take effect: %s",
                 definitions.summary_of_faults,
             )
-        self._loaded = self._make(definitions)
-        self._packed = PackedText.of(text)
+        loaded, self._packed = self._make(definitions), PackedText.of(text)
         self._loaded_digest = self._packed.digest
         self._loaded_flags = len(definitions.flags)
+        self._loaded = loaded
         return True
 
     def _is_our_turn(self) -> bool:

@@ -264,7 +264,29 @@ def test_new_version_that_is_not_stored(
         assert enabled.definitions_sent == 1 + 4 * (number + 1)
 
     assert caches["durable"].get_many(before) == {}
+    assert caches["durable"].get_many(part_keys(PREFIX, shared_head().digest, 5)) == {}
     assert len(lines(caplog)) == 1
+
+
+@pytest.mark.parametrize("client", [Reporting])
+def test_text_of_which_the_cache_stores_a_part(
+    use_memcached: Callable[[int], None],
+    start: Callable[[], Process],
+    enabled: PostHogServer,
+    clock: Clock,
+) -> None:
+    """Where the cache refuses a large part of a text, the smaller ones do not stay."""
+    use_memcached(PART_CHARACTERS * 3 // 4)
+    define(enabled, "a", filler=noise(1, MIB))
+    process = start()
+    process.look()
+    keys = part_keys(PREFIX, process.head.digest, 2)
+    assert list(caches["durable"].get_many(keys)) == keys[1:]
+
+    look([process], clock, LOOKS)
+
+    assert shared_head().is_unstored
+    assert caches["durable"].get_many(keys) == {}
 
 
 def test_version_that_is_stored_again(

@@ -54,6 +54,7 @@ def boot() -> None:
     poll = per_process.current().poll
     assert poll is not None
     until(lambda: poll.current() is not None)
+    poll.settle(PATIENCE)
     assert per_process.current().shared.settle(PATIENCE)
 
 
