@@ -162,9 +162,9 @@ class FeatureViewSet(PersonalView, ViewSet):
     def exposure(self, request: Request, key: str) -> Response:
         """Count the person as exposed to the flag's value, which is the server's own.
 
-        Send it when the flag is first rendered. Experiments count those who were exposed; each
-        person, flag and value is counted once, whether the browser or the server reports it. The
-        body is ignored.
+        Send it when the flag is first rendered. Experiments count those who were exposed. Each
+        event is sent once per person, flag, value and experiment rule, whether the browser or
+        the server reports the exposure. The body is ignored.
         """
         snapshot = _snapshot_with(request, key)
         report_exposure(snapshot, key, session_id=browser_session_id(plain(request)))

@@ -59,9 +59,9 @@ export interface paths {
          * Report that the person who asks was shown a flag
          * @description Count the person as exposed to the flag's value, which is the server's own.
          *
-         *     Send it when the flag is first rendered. Experiments count those who were exposed; each
-         *     person, flag and value is counted once, whether the browser or the server reports it. The
-         *     body is ignored.
+         *     Send it when the flag is first rendered. Experiments count those who were exposed. Each
+         *     event is sent once per person, flag, value and experiment rule, whether the browser or
+         *     the server reports the exposure. The body is ignored.
          */
         post: operations["features_exposure_create"];
         delete?: never;
