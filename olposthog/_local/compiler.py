@@ -67,8 +67,8 @@ class Compiler:
         for id_ in order:
             try:
                 self._cohorts[id_] = self._property_group(groups[id_])
-            except _Undecidable as error:
-                self._undecidable_cohorts[id_] = error.undecided
+            except Exception as error:  # noqa: BLE001  # an oddity must cost its own flags only
+                self._undecidable_cohorts[id_] = _reason_of(error)
 
     def _compile_flags(self) -> None:
         flags = self._definitions.flags
@@ -84,13 +84,8 @@ class Compiler:
         for key in order:
             try:
                 self.compiled[key] = self._flag(flags[key])
-            except _Undecidable as error:
-                self.undecidable[key] = error.undecided
             except Exception as error:  # noqa: BLE001  # an oddity must cost its own flag only
-                self.undecidable[key] = Undecided(
-                    UndecidedReason.MALFORMED,
-                    f"its definition cannot be read ({type(error).__name__})",
-                )
+                self.undecidable[key] = _reason_of(error)
         for key, undecided in self.undecidable.items():
             self.compiled[key] = Constant(undecided)
 
@@ -251,7 +246,7 @@ class Compiler:
         return DependencyFilter(key, expected, self._flags, self.compiled[key].depth)
 
     def _cohort(self, data: Mapping[str, Any]) -> CohortFilter:
-        id_ = str(data.get("value"))
+        id_ = _cohort_id(data)
         operator = data.get("operator") or "exact"
         if operator not in ("exact", "in", "not_in"):
             raise _Undecidable(
@@ -304,6 +299,15 @@ class Compiler:
             UndecidedReason.UNSUPPORTED,
             f"a cohort that it needs filters by {shown(data['key'])}, no person property",
         )
+
+
+def _reason_of(error: Exception) -> Undecided:
+    """Return why a flag or cohort is undecided whose compilation raised `error`."""
+    if isinstance(error, _Undecidable):
+        return error.undecided
+    return Undecided(
+        UndecidedReason.MALFORMED, f"its definition cannot be read ({type(error).__name__})"
+    )
 
 
 def _refuse_unknown_formats(filters: Mapping[str, Any]) -> None:
@@ -369,7 +373,13 @@ def _cohorts_in(group: Any) -> Iterator[str]:
             values = one.get("values")
             pending.extend(values if isinstance(values, list) else ())
         elif one.get("type") == "cohort":
-            yield str(one.get("value"))
+            yield _cohort_id(one)
+
+
+def _cohort_id(data: Mapping[str, Any]) -> str:
+    """Return the id that a filter names; empty if it names none."""
+    id_ = data.get("value")
+    return str(id_) if isinstance(id_, int | str) else ""
 
 
 def _is_property_group(data: Mapping[str, Any]) -> bool:

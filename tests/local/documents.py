@@ -101,7 +101,7 @@ class Draw(Random):
         operator = self.choice(PROPERTY_OPERATORS)
         type_ = self.choice(types)
         return {
-            "key": self.choice(PROPERTIES),
+            "key": self.choice([*PROPERTIES * 3, "distinct_id", "$group_key"]),
             "operator": operator,
             "value": self.filter_value(operator),
             **({} if type_ is None else {"type": type_}),

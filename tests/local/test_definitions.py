@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from olposthog import gateway
 from olposthog._local import DefinitionsError, LocalEvaluator, parse
-from olposthog.undecided import Undecided
+from olposthog.undecided import Undecided, UndecidedReason
+from tests.test_definitions import cohort, flag, where
 
-from .documents import SOME, Draw, Person, depending_on, evaluate, outcomes, seeds
+from .documents import SOME, Draw, Person, dependency, depending_on, evaluate, outcomes, seeds
 
 names = st.sampled_from(
     [
@@ -171,3 +174,61 @@ def test_duplicated_flag_is_undecided(count: int) -> None:
     unaffected = once.keys() - depending_on(document, "flag-0")
     assert unaffected
     assert {key: found[key] for key in unaffected} == {key: once[key] for key in unaffected}
+
+
+@pytest.mark.parametrize("groups", [5, "x", {"a": 1}, [None], [{"properties": True}], [[]]])
+def test_other_version_may_reuse_names(groups: Any) -> None:
+    """A flag of another configuration version is undecided, whatever its parts hold."""
+    document, person = Draw(1).document(), Draw(2).person()
+    before = evaluate_text(json.dumps(document), person)
+    filters = {"version": 2, "groups": groups, "multivariate": [], "payloads": 1}
+    odd = {"key": "odd", "active": True, "filters": filters}
+
+    after = evaluate_text(json.dumps({**document, "flags": [odd, *document["flags"]]}), person)
+
+    undecided = after.pop("odd")
+    assert isinstance(undecided, Undecided)
+    assert undecided.reason is UndecidedReason.CONFIG_VERSION
+    assert after == before
+
+
+def test_failing_compilation_costs_its_own_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even a filter that makes the compiler fail costs no flag but those that have it."""
+    by_age, by_plan = ({"key": key, "type": "person", "value": "x"} for key in ("age", "plan"))
+    document = {
+        "flags": [
+            flag("filter", where(by_age)),
+            flag("cohort", where(cohort(1))),
+            flag("depending", where(dependency("filter", expected=True))),
+            flag("other", where(by_plan)),
+        ],
+        "cohorts": {"1": {"type": "OR", "values": [by_age]}},
+    }
+    unsupported = gateway.unsupported
+
+    def fail(data: Mapping[str, Any], version: int) -> Undecided | None:
+        if data["key"] == "age":
+            raise ZeroDivisionError
+        return unsupported(data, version)
+
+    monkeypatch.setattr(gateway, "unsupported", fail)
+    found = outcomes(document, Person(properties={"age": "x", "plan": "x"}))
+
+    assert found.pop("other") == (True, None)
+    assert all(isinstance(one, Undecided) for one in found.values())
+    assert len(found) == 3
+
+
+def test_cohort_id_of_any_type() -> None:
+    """A filter whose cohort is neither a number nor text names no cohort that there is."""
+    document = {
+        "flags": [
+            flag(f"f{place}", where({"key": "id", "type": "cohort", "value": value}))
+            for place, value in enumerate([None, [1], {"a": 1}, 1.5])
+        ],
+        "cohorts": {"1": {"type": "OR", "values": []}},
+    }
+
+    found = outcomes(document, Person()).values()
+
+    assert [one.reason for one in found] == [UndecidedReason.STATIC_COHORT] * 4

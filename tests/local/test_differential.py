@@ -145,6 +145,11 @@ class Class:
     is_drawn: bool = True
     """Whether random documents have it."""
 
+    def explains(self, ours: Undecided, case: Case) -> bool:
+        """Return whether a flag is undecided because it is in the class."""
+        is_inherited = self.reason is UndecidedReason.DEPENDENCY
+        return (is_inherited or self.reason is ours.reason) and self.applies(case)
+
 
 def document(*flags: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"flags": flags, "cohorts": {}, "group_type_mapping": GROUP_TYPES, **more}
@@ -301,6 +306,13 @@ STRICTER = {
         document(flag("f", where(by("is_date_after", "2024")))),
         sdk=True,
         person=Person(properties={"plan": "2031-01-01"}),
+    ),
+    "a date of a person that PostHog reads differently": Class(
+        lambda case: case.has_filter(lambda one: one.get("operator") in DATE_OPERATORS),
+        UndecidedReason.MISSING_PROPERTY,
+        document(flag("f", where(by("is_date_after", "2024-01-01")))),
+        sdk=True,
+        person=Person(properties={"plan": "20310101"}),
     ),
     "a date that the project's time zone decides": Class(
         lambda case: case.has_filter(lambda one: one.get("operator") in DATE_OPERATORS),
@@ -460,7 +472,7 @@ def compare(seed: int) -> Iterator[str]:
 def compare_flag(case: Case, ours: Any, theirs: Any) -> Iterator[str]:
     match ours, theirs:
         case Undecided(), (_, _):
-            classes = [name for name, one in STRICTER.items() if one.applies(case)]
+            classes = [name for name, one in STRICTER.items() if one.explains(ours, case)]
             assert classes, f"the SDK decides {theirs}, we are undecided: {ours}"
             yield from classes
         case Undecided(), _:
