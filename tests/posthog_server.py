@@ -11,6 +11,7 @@ By hand: `python -m tests.posthog_server --port 8765 [--flags FILE] [--definitio
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
 import math
@@ -42,6 +43,7 @@ from tests.posthog_wire import (
 
 PATIENCE = 10.0  # seconds that a test waits for what should come at once
 LONGEST_DISTINCT_ID = 200
+SO_ATTACH_FILTER = 26  # of Linux
 
 __all__ = ["Endpoint", "Flag", "PostHogServer", "Record", "Request", "Split", "Variant"]
 
@@ -526,6 +528,11 @@ class _Exchange(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.rfile.close()  # it holds the socket open
         self.connection.close()
+
+    def drop_packets(self) -> None:
+        drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))  # BPF: return 0
+        program = struct.pack("HL", 1, ctypes.addressof(drop_all))
+        self.connection.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def main() -> None:

@@ -16,9 +16,20 @@ from olposthog.gateway import Gateway
 from olposthog.identity import Identity
 from olposthog.remote import CALLS, Remote
 from olposthog.snapshot import Evaluation, Runtime
-from tests.posthog_faults import Exchange, Hang, Html, Quota, Refuse, Reply, Reset, Status
+from tests.posthog_faults import (
+    Exchange,
+    Fault,
+    Hang,
+    Html,
+    Quota,
+    Refuse,
+    Reply,
+    Reset,
+    SlowContinue,
+    Status,
+)
 from tests.posthog_faults import TrickleHeaders as Trickle
-from tests.posthog_server import PostHogServer
+from tests.posthog_server import PATIENCE, PostHogServer
 
 
 class Clock:
@@ -223,25 +234,51 @@ def test_no_time_left_costs_no_probe(posthog: PostHogServer) -> None:
     assert line.breaker.state is State.CLOSED
 
 
+def call_threads() -> set[threading.Thread]:
+    """Return the worker threads of all remotes in this process."""
+    return {one for one in threading.enumerate() if one.name.startswith("olposthog-call")}
+
+
 def test_abandoned_calls_are_bounded(posthog: PostHogServer) -> None:
-    """However many calls are given up, no more than `CALLS` threads and connections hang."""
-    posthog.fault = Trickle(interval=0.01)
+    """However many calls are given up, at most `CALLS` threads and connections are in use."""
+    posthog.fault = Hang()
     line = Line(posthog, failure_threshold=10_000, slow_seconds=1)
-    before = {
-        thread for thread in threading.enumerate() if thread.name.startswith("olposthog-call")
-    }
+    before = call_threads()
 
-    with ThreadPoolExecutor(3 * CALLS) as pool:
-        asked = list(pool.map(lambda number: line.ask(0.3, f"u{number}"), range(3 * CALLS)))
+    with posthog.gate(), ThreadPoolExecutor(3 * CALLS) as pool:
+        asked = [pool.submit(line.ask, 0.3, f"u{number}") for number in range(3 * CALLS)]
+        posthog.wait_for_flag_calls(CALLS)
+        in_use = posthog.connections
 
-    calling = {
-        thread for thread in threading.enumerate() if thread.name.startswith("olposthog-call")
-    }
-    assert asked == [None] * (3 * CALLS)
-    assert len(calling - before) == CALLS
-    assert len(posthog.flag_calls) == CALLS
-    assert all(thread.daemon for thread in calling)
+    assert [one.result() for one in asked] == [None] * (3 * CALLS)
+    assert in_use == CALLS
+    assert len(call_threads() - before) == CALLS
+    assert all(thread.daemon for thread in call_threads())
     line.remote.close()
+
+
+@pytest.mark.parametrize("fault", [Trickle(interval=0.01), SlowContinue()], ids=str)
+def test_abandoned_calls_end(posthog: PostHogServer, fault: Fault) -> None:
+    """Calls given up amid trickled headers end: all workers and connections are free again."""
+    posthog.flags = {"beta": True}
+    line = Line(posthog, failure_threshold=10_000, slow_seconds=1)
+    before = call_threads()
+    posthog.fault = fault
+    with ThreadPoolExecutor(CALLS) as pool:
+        list(pool.map(lambda number: line.ask(0.3, f"u{number}"), range(CALLS)))
+
+    posthog.wait_until(lambda: not posthog.connections)
+    posthog.heal()
+    with ThreadPoolExecutor(CALLS) as pool, posthog.gate():
+        asked = [pool.submit(line.ask, PATIENCE, f"u{number}") for number in range(CALLS)]
+        posthog.wait_until(lambda: posthog.in_flight == CALLS)
+
+    assert all(one.result() for one in asked)
+    assert len(call_threads() - before) == CALLS
+    line.remote.close()
+    for thread in call_threads() - before:
+        thread.join(PATIENCE)
+    assert call_threads() <= before
 
 
 def test_a_probe_is_one_request(posthog: PostHogServer) -> None:
