@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,14 +13,17 @@ import pytest
 
 from olposthog import conf
 from olposthog.breaker import Breaker, State
-from olposthog.gateway import Gateway
+from olposthog.gateway import Gateway, http
 from olposthog.identity import Identity
-from olposthog.remote import CALLS, Remote
+from olposthog.remote import CALLS, OUTCOMES, Remote
 from olposthog.snapshot import Evaluation, Runtime
+from tests.gateway.asking import needs_linux
 from tests.posthog_faults import (
+    DropPackets,
     Exchange,
     Fault,
     Hang,
+    HangUp,
     Html,
     Quota,
     Refuse,
@@ -294,6 +298,51 @@ def test_a_probe_is_one_request(posthog: PostHogServer) -> None:
     assert line.ask() is None
 
     assert len(posthog.flag_calls) == calls + 1
+
+
+@pytest.mark.parametrize("fault", [None, HangUp()], ids=str)
+def test_a_probe_has_a_new_connection(
+    posthog: PostHogServer, monkeypatch: pytest.MonkeyPatch, fault: Fault | None
+) -> None:
+    """A stale pooled connection neither fails the probe nor has it sent twice."""
+    monkeypatch.setattr(http, "MAX_IDLE_SECONDS", math.inf)  # so that the old one could be used
+    clock = Clock()
+    line = Line(posthog, clock)
+    posthog.fault = Status(500)
+    line.ask()
+    assert line.breaker.state is State.OPEN
+    posthog.clear()
+    posthog.fault = fault
+    clock.now += 61
+
+    evaluation = line.ask()
+
+    assert (evaluation is None) is (fault is not None)
+    assert (len(posthog.flag_calls), posthog.connections_accepted) == (1, 1)
+
+
+@needs_linux
+def test_connections_dropped_together_are_no_outage(posthog: PostHogServer) -> None:
+    """Twelve pooled connections that a NAT dropped at once fail no call and open no circuit."""
+    line = Line(posthog, request_timeout_ms=1500, failure_threshold=1)
+
+    def ask_twelve_at_once() -> list[Evaluation | None]:
+        posthog.clear()
+        with ThreadPoolExecutor(12) as pool, posthog.gate():
+            asked = [pool.submit(line.ask, 5.0, f"u{number}") for number in range(12)]
+            posthog.wait_for_flag_calls(12)
+        return [one.result() for one in asked]
+
+    posthog.fault = DropPackets(times=12)
+    assert all(ask_twelve_at_once())
+    assert posthog.connections_accepted == 12
+    failed = OUTCOMES.read()["failed"]
+
+    assert all(ask_twelve_at_once())
+
+    assert (len(posthog.flag_calls), posthog.connections_accepted) == (12, 12)
+    assert line.breaker.state is State.CLOSED
+    assert OUTCOMES.read()["failed"] == failed
 
 
 def test_retries_ask_the_breaker(posthog: PostHogServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ BACKOFF_SECONDS = 0.3
 MAX_BODY_BYTES = 4 * 2**20
 """The most that is read of a reply, and the most that it may decode to."""
 MAX_ETAG_CHARACTERS = 256
+MAX_IDLE_SECONDS = 60.0
+"""The time after which an idle connection is not used again. A NAT may have dropped it silently."""
 RETRIED_STATUSES = frozenset({502, 504})
 CALLERS_FAULT_STATUSES = frozenset({400, 413})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -67,6 +70,7 @@ class Gateway:
         self._wall = wall
         self._sleep = sleep
         self._host = posthog.request.determine_server_host(settings.api_host)
+        self._stale_at = -math.inf
         self._session = new_session(self._host, connections)
 
     @property
@@ -166,11 +170,15 @@ class Gateway:
         needs_new_connection: bool = False,
     ) -> _Reply:
         """Send a request; if its pooled connection is stale, send it again on a new one."""
+        now = self._clock()
+        used_since = (
+            math.inf if needs_new_connection else max(now - MAX_IDLE_SECONDS, self._stale_at)
+        )
         try:
-            return self._send(send, deadline, Attempt(call, self._clock, needs_new_connection))
+            return self._send(send, deadline, Attempt(call, self._clock, used_since))
         except _StaleConnection:
-            self._session.close()  # the other idle connections are probably stale, too
-            return self._send(send, deadline, Attempt(call, self._clock, True))
+            self._stale_at = self._clock()  # what was idle with it is probably stale, too
+            return self._send(send, deadline, Attempt(call, self._clock, math.inf))
 
     def _send(
         self, send: Callable[[float], requests.Response], deadline: float, attempt: Attempt

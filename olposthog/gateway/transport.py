@@ -25,8 +25,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 E = TypeVar("E", bound=BaseException)
 
-MAX_IDLE_SECONDS = 60.0
-"""The age at which an idle connection is not used again. A NAT may have dropped it silently."""
 UNACKNOWLEDGED_SHARE = 1 / 3
 """The share of a request's timeout after which a peer that acknowledges no data is unreachable."""
 
@@ -64,7 +62,8 @@ class Attempt:
 
     call: Call
     clock: Callable[[], float]
-    needs_new_connection: bool
+    used_since: float
+    """When a pooled connection must have been used last, to be used for this."""
     is_reused: bool = False
     """Whether its connection has served a request before."""
     has_reply: bool = False
@@ -110,7 +109,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class Connection(HTTPConnection):
-    """A connection with TCP keepalive, not used again after `MAX_IDLE_SECONDS`."""
+    """A connection with TCP keepalive that knows its last use and its call."""
 
     response_class = _Response
     call: Call | None = None
@@ -132,12 +131,7 @@ class Connection(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """Whether the pool may use the connection for the attempt."""
-        attempt = _thread.attempt
-        return (
-            not attempt.needs_new_connection
-            and attempt.clock() - self._used_at < MAX_IDLE_SECONDS
-            and super().is_connected
-        )
+        return self._used_at >= _thread.attempt.used_since and super().is_connected
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Send a request."""

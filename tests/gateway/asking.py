@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from olposthog.snapshot import Evaluation, Runtime
 from tests.posthog_server import PostHogServer
 
 PERSON = Identity("alice@example.com", {"plan": "secretplan"})
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs TCP_USER_TIMEOUT and BPF")
 
 
 class Clock:
