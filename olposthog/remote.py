@@ -93,8 +93,11 @@ class Remote:
             self._fail(permit, PostHogError(f"no answer within {seconds:.1f} s"), seconds)
             return None
         except Exception as error:  # whatever it is, the breaker must hear of it
-            log.debug("A call to PostHog failed.", exc_info=True)
-            if not isinstance(error, PostHogError):
+            if isinstance(error, PostHogError):
+                # The cause can quote the reply, so it is escaped and cut.
+                log.debug("A call to PostHog failed (%s): %.300r", error, error.__cause__)
+            else:
+                log.debug("A call to PostHog failed.", exc_info=True)
                 error = PostHogError(type(error).__name__)
             self._complain(error)
             self._fail(permit, error, self._clock() - started)

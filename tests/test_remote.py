@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -26,6 +27,7 @@ from tests.posthog_faults import (
     HangUp,
     Html,
     Quota,
+    Raw,
     Refuse,
     Reply,
     Reset,
@@ -388,6 +390,21 @@ def test_complaints_are_rare(posthog: PostHogServer, caplog: pytest.LogCaptureFi
         caplog.text.count("PostHog gave no flags (HTTP 500); cached and fallback values answer.")
         == 2
     )
+
+
+def test_debug_log_escapes_replies(
+    posthog: PostHogServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What PostHog sent in place of a reply is escaped and cut in the log, at DEBUG, too."""
+    posthog.fault = Raw(b"\x1b[31m red\x07" * 5000)
+
+    with caplog.at_level(logging.DEBUG, "olposthog"):
+        assert Line(posthog).ask() is None
+
+    lines = [one for one in caplog.records if one.name.startswith("olposthog")]
+    assert "A call to PostHog failed (connection failed)" in caplog.text
+    assert all(one.getMessage().isprintable() for one in lines)
+    assert all(len(one.getMessage()) < 500 and not one.exc_info for one in lines)
 
 
 def test_closed_remote_asks_nobody(posthog: PostHogServer) -> None:

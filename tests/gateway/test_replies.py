@@ -184,6 +184,8 @@ def test_malformed_reply_is_bounded(
     posthog.fault = fault
 
     assert str(failure(asking(posthog, clock, max_retries=0))) == reason
+    if reason is not NOT_JSON:
+        assert str(failure(defining(posthog, clock))) == reason
     assert peak() < MAX_PEAK_BYTES
     posthog.heal()
     posthog.wait_until(lambda: not posthog.connections)
