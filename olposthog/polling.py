@@ -27,6 +27,7 @@ from ._local import Definitions, DefinitionsError, parse
 from .cache import READ_SECONDS, SharedCache
 from .counters import Tally
 from .flight import Saturated, Workers
+from .gateway import Call
 from .jitter import jittered
 from .large_text import MAX_PARTS, PackedText, part_keys, unpack
 from .protocol import PostHogError
@@ -58,7 +59,9 @@ CLAIM_SECONDS = 600.0
 class Fetcher(Protocol):
     """Whoever can ask PostHog for definitions; raises `PostHogError`."""
 
-    def fetch_definitions(self, etag: str | None, *, deadline: float) -> Fetched:
+    def fetch_definitions(
+        self, etag: str | None, *, deadline: float, call: Call | None = None
+    ) -> Fetched:
         """Return the definitions, or that they are still what `etag` names."""
         raise NotImplementedError
 
@@ -376,14 +379,17 @@ class DefinitionsPoll(Generic[T]):
         self._write(updated, over=head.token)
 
     def _ask(self, etag: str | None) -> Fetched:
-        """Fetch where it can be abandoned: headers that trickle know no deadline."""
+        """Fetch on a worker thread. Abort the fetch if trickled headers outlast its deadline."""
         deadline = self._clock() + FETCH_SECONDS
+        call = Call()
         try:
-            call = self._callers.submit(
-                lambda: self._fetcher.fetch_definitions(etag, deadline=deadline)
+            future = self._callers.submit(
+                lambda: self._fetcher.fetch_definitions(etag, deadline=deadline, call=call)
             )
-            return call.result(FETCH_SECONDS)
+            return future.result(FETCH_SECONDS)
         except FutureTimeoutError as error:
+            future.cancel()
+            call.abort()
             raise PostHogError("timeout") from error
         except Saturated as error:
             raise PostHogError("earlier fetches hang") from error

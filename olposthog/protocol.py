@@ -83,7 +83,7 @@ def parse(content: bytes, now: float) -> Evaluation:
         try:
             computed[key] = _decision(record, asks_minimal)
         except _RecordError as error:
-            log.debug("The record of flag %r gives no decision: %s.", key, error)
+            log.debug("The record of flag %.100r gives no decision: %s.", key, error)
     if not computed and (records or reply.get("errorsWhileComputingFlags")):
         raise PostHogError("no flag could be computed")
     decisions = {key: one for key, one in computed.items() if one is not None}

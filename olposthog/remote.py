@@ -11,7 +11,7 @@ from typing import Any
 from .breaker import Breaker, Permit
 from .counters import Tally
 from .flight import Closed, Saturated, Workers
-from .gateway import Gateway
+from .gateway import Call, Gateway
 from .identity import Identity
 from .protocol import PostHogError
 from .snapshot import Evaluation, Runtime
@@ -63,14 +63,18 @@ class Remote:
         if permit is None:
             return None
         started = self._clock()
+        call = Call()
         try:
-            call = self._workers.submit(
+            future = self._workers.submit(
                 lambda: self._gateway.fetch(
                     identity,
                     person_properties,
                     runtime,
                     deadline=deadline,
                     may_retry=lambda: self._may_retry(permit),
+                    call=call,
+                    # A stale pooled connection must not fail the probe, nor have it sent twice.
+                    needs_new_connection=permit.probe,
                 )
             )
         except Closed:
@@ -80,16 +84,20 @@ class Remote:
             self._breaker.failed(permit, f"{CALLS} calls hang")
             return None
         try:
-            evaluation = call.result(max(0.0, deadline - started))
+            evaluation = future.result(max(0.0, deadline - started))
         except FutureTimeoutError:
-            call.cancel()
+            future.cancel()
+            call.abort()
             seconds = self._clock() - started
             # A shared cache that hung before may have left PostHog less than the trip threshold.
             self._fail(permit, PostHogError(f"no answer within {seconds:.1f} s"), seconds)
             return None
         except Exception as error:  # whatever it is, the breaker must hear of it
-            log.debug("A call to PostHog failed.", exc_info=True)
-            if not isinstance(error, PostHogError):
+            if isinstance(error, PostHogError):
+                # The cause can quote the reply, so it is escaped and cut.
+                log.debug("A call to PostHog failed (%s): %.300r", error, error.__cause__)
+            else:
+                log.debug("A call to PostHog failed.", exc_info=True)
                 error = PostHogError(type(error).__name__)
             self._complain(error)
             self._fail(permit, error, self._clock() - started)

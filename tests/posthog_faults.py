@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import ClassVar, Protocol
@@ -62,6 +62,9 @@ class Exchange(Protocol):
 
     def reset(self) -> None:
         """Tear the connection down with a TCP reset."""
+
+    def drop_packets(self) -> None:
+        """Drop all further packets of the client, unacknowledged, as a NAT does that forgot it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,37 @@ class Reset(Fault):
 
 
 @dataclass(frozen=True)
+class HangUp(Fault):
+    """Take the request and close the connection without a byte of a reply."""
+
+    def answer(self, exchange: Exchange) -> None:
+        """Close."""
+        exchange.close()
+
+
+@dataclass(frozen=True)
+class ResetAfterBytes(Fault):
+    """Begin the status line and reset the connection."""
+
+    def answer(self, exchange: Exchange) -> None:
+        """Send a few bytes, wait until the client has them, and reset."""
+        exchange.send(b"HTTP/1.1 2")
+        exchange.wait(0.05)
+        exchange.reset()
+
+
+@dataclass(frozen=True)
+class DropPackets(Fault):
+    """Answer correctly, then leave the connection open and drop what arrives on it."""
+
+    def answer(self, exchange: Exchange) -> None:
+        """Send what a healthy server would, and nothing ever again."""
+        exchange.drop_packets()
+        exchange.reply(exchange.healthy())
+        exchange.wait()
+
+
+@dataclass(frozen=True)
 class Delay(Fault):
     """Answer correctly after a while."""
 
@@ -159,6 +193,19 @@ class TrickleHeaders(Fault):
             if not exchange.wait(self.interval):
                 exchange.send(data[start + step :])
                 return
+
+
+@dataclass(frozen=True)
+class SlowContinue(Fault):
+    """Send one interim reply (100 Continue) after the other, and never the final one."""
+
+    interval: float = 0.01
+
+    def answer(self, exchange: Exchange) -> None:
+        """Go on until the fault is lifted."""
+        while exchange.wait(self.interval):
+            exchange.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        exchange.close()
 
 
 @dataclass(frozen=True)
@@ -238,6 +285,52 @@ class Body(Canned):
             headers["Content-Length"] = str(self.content_length)
             exchange.close()
         return Reply(200, self.content, headers)
+
+
+@dataclass(frozen=True)
+class Raw(Fault):
+    """Answer with these bytes, from the status line on, and close the connection if asked to."""
+
+    data: bytes
+    closes: bool = True
+    repeated: bytes = b""
+    """Sent after `data` for as long as the client reads."""
+
+    def answer(self, exchange: Exchange) -> None:
+        """Send the bytes as they are."""
+        exchange.send(self.data)
+        while self.repeated and exchange.wait(0):
+            exchange.send(self.repeated)
+        if self.closes:
+            exchange.close()
+
+
+@dataclass(frozen=True)
+class HeaderLines(Fault):
+    """Answer correctly, with these lines in addition among the headers."""
+
+    lines: bytes = b""
+
+    def answer(self, exchange: Exchange) -> None:
+        """Insert the lines after the status line."""
+        reply = exchange.healthy()
+        status, _, headers = reply.head().partition(b"\r\n")
+        exchange.send(status + b"\r\n" + self.lines + headers + reply.body)
+
+
+@dataclass(frozen=True)
+class Encoded(Canned):
+    """Answer with the healthy body in an encoding, or with another body."""
+
+    encoding: str
+    encode: Callable[[bytes], bytes] = bytes
+    content: bytes | None = None
+
+    def reply(self, exchange: Exchange) -> Reply:
+        """The encoded body, and its Content-Encoding."""
+        healthy = exchange.healthy()
+        body = self.encode(healthy.body if self.content is None else self.content)
+        return Reply(200, body, {**healthy.headers, "Content-Encoding": self.encoding})
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ By hand: `python -m tests.posthog_server --port 8765 [--flags FILE] [--definitio
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
 import math
 import socket
 import socketserver
+import ssl
 import struct
 import sys
 import threading
@@ -42,6 +44,7 @@ from tests.posthog_wire import (
 
 PATIENCE = 10.0  # seconds that a test waits for what should come at once
 LONGEST_DISTINCT_ID = 200
+SO_ATTACH_FILTER = 26  # of Linux
 
 __all__ = ["Endpoint", "Flag", "PostHogServer", "Record", "Request", "Split", "Variant"]
 
@@ -94,7 +97,8 @@ class PostHogServer:
     definitions_fault = _FaultOn()
     events_fault = _FaultOn()
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.port = port
         self.errors: list[BaseException] = []
         self._changed = threading.Condition()
@@ -118,7 +122,12 @@ class PostHogServer:
     @property
     def url(self) -> str:
         """What to use as POSTHOG_API_HOST."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port, as in an address."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def start(self) -> None:
         """Listen, on the port it had before if it had one."""
@@ -246,6 +255,7 @@ class PostHogServer:
         with self._changed:
             self._requests: list[Request] = []
             self._events: list[dict[str, Any]] = []
+            self.connections_accepted = 0
             self.definitions_sent = 0  # the answers that PostHog bills
             self.definitions_not_modified = 0
 
@@ -352,7 +362,8 @@ class _Listener(socketserver.ThreadingTCPServer):
     request_queue_size = 256
 
     def __init__(self, posthog: PostHogServer) -> None:
-        super().__init__(("127.0.0.1", posthog.port), _Exchange, bind_and_activate=False)
+        self.address_family = socket.AF_INET6 if ":" in posthog.host else socket.AF_INET
+        super().__init__((posthog.host, posthog.port), _Exchange, bind_and_activate=False)
         self.posthog = posthog
         self.closing = False
         self.connections: dict[socket.socket, _Switch | None] = {}
@@ -385,7 +396,9 @@ class _Listener(socketserver.ThreadingTCPServer):
                     connection.shutdown(socket.SHUT_RDWR)
             changed.notify_all()
         if self.thread.is_alive():
-            socket.create_connection(("127.0.0.1", self.posthog.port)).close()  # wakes `serve`
+            socket.create_connection(
+                (self.posthog.host, self.posthog.port)
+            ).close()  # wakes `serve`
             self.thread.join()
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)  # for forked children, who have it open too
@@ -399,6 +412,7 @@ class _Listener(socketserver.ThreadingTCPServer):
             if self.closing:
                 super().shutdown_request(request)
                 return
+            self.posthog.connections_accepted += 1
             self.connections[request] = self.posthog._meet_fault(None)
             self.posthog._changed.notify_all()
         super().process_request(request, client_address)
@@ -413,7 +427,7 @@ class _Listener(socketserver.ThreadingTCPServer):
     def handle_error(self, request: Any, client_address: object) -> None:
         """Keep what went wrong for the test to see; a client that leaves early is no error."""
         error = sys.exception()
-        if error and not isinstance(error, ConnectionError):
+        if error and not isinstance(error, ConnectionError | ssl.SSLEOFError):
             self.posthog.errors.append(error)
 
 
@@ -526,6 +540,11 @@ class _Exchange(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.rfile.close()  # it holds the socket open
         self.connection.close()
+
+    def drop_packets(self) -> None:
+        drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))  # BPF: return 0
+        program = struct.pack("HL", 1, ctypes.addressof(drop_all))
+        self.connection.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from pytest_django import Settings
 
+import olposthog.polling
 from olposthog import conf, per_process
 from olposthog._local import Definitions
 from olposthog.cache import REST_SECONDS, SharedCache
@@ -1386,3 +1387,25 @@ def test_secret_is_in_no_log_and_in_no_key(
     assert "definitions:head" in told
     for secret in (polling.secret, polling.token):
         assert secret not in told
+
+
+def test_abandoned_fetches_end(
+    start: Callable[..., Process],
+    posthog: PostHogServer,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fetches given up amid trickled headers end, however many: the next one is made."""
+    monkeypatch.setattr(olposthog.polling, "FETCH_SECONDS", 0.2)
+    process = start()
+    posthog.definitions_fault = TrickleHeaders(interval=0.01)
+
+    for _ in range(4):
+        assert process.look() is None
+        assert process.head.failure == "timeout"
+        posthog.wait_until(lambda: not posthog.connections)
+        clock.now += FETCH_SECONDS
+    posthog.heal()
+
+    assert process.look() == ["a"]
+    assert len(posthog.definition_calls) == 5

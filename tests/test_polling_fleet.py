@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from olposthog._local import Definitions
-from olposthog.gateway import Fetched
+from olposthog.gateway import Call, Fetched
 from olposthog.polling import FETCH_SECONDS, LOOK_SECONDS, DefinitionsPoll, Head
 from olposthog.protocol import PostHogError
 
@@ -151,7 +151,7 @@ class World:
         line, booted_at = Line(self), self.now
         member = Member(None, line, self.now + self.chance.random())  # type: ignore[arg-type]  # in a moment
 
-        def fetch(etag: str | None, *, deadline: float) -> Fetched:
+        def fetch(etag: str | None, *, deadline: float, call: Call) -> Fetched:
             return self.fetch(member, etag)
 
         fetcher: Any = type("Fetcher", (), {"fetch_definitions": staticmethod(fetch)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,13 +14,28 @@ import pytest
 
 from olposthog import conf
 from olposthog.breaker import Breaker, State
-from olposthog.gateway import Gateway
+from olposthog.gateway import Gateway, http
 from olposthog.identity import Identity
-from olposthog.remote import CALLS, Remote
+from olposthog.remote import CALLS, OUTCOMES, Remote
 from olposthog.snapshot import Evaluation, Runtime
-from tests.posthog_faults import Exchange, Hang, Html, Quota, Refuse, Reply, Reset, Status
+from tests.gateway.asking import needs_linux
+from tests.posthog_faults import (
+    DropPackets,
+    Exchange,
+    Fault,
+    Hang,
+    HangUp,
+    Html,
+    Quota,
+    Raw,
+    Refuse,
+    Reply,
+    Reset,
+    SlowContinue,
+    Status,
+)
 from tests.posthog_faults import TrickleHeaders as Trickle
-from tests.posthog_server import PostHogServer
+from tests.posthog_server import PATIENCE, PostHogServer
 
 
 class Clock:
@@ -223,25 +240,51 @@ def test_no_time_left_costs_no_probe(posthog: PostHogServer) -> None:
     assert line.breaker.state is State.CLOSED
 
 
+def call_threads() -> set[threading.Thread]:
+    """Return the worker threads of all remotes in this process."""
+    return {one for one in threading.enumerate() if one.name.startswith("olposthog-call")}
+
+
 def test_abandoned_calls_are_bounded(posthog: PostHogServer) -> None:
-    """However many calls are given up, no more than `CALLS` threads and connections hang."""
-    posthog.fault = Trickle(interval=0.01)
+    """However many calls are given up, at most `CALLS` threads and connections are in use."""
+    posthog.fault = Hang()
     line = Line(posthog, failure_threshold=10_000, slow_seconds=1)
-    before = {
-        thread for thread in threading.enumerate() if thread.name.startswith("olposthog-call")
-    }
+    before = call_threads()
 
-    with ThreadPoolExecutor(3 * CALLS) as pool:
-        asked = list(pool.map(lambda number: line.ask(0.3, f"u{number}"), range(3 * CALLS)))
+    with posthog.gate(), ThreadPoolExecutor(3 * CALLS) as pool:
+        asked = [pool.submit(line.ask, 0.3, f"u{number}") for number in range(3 * CALLS)]
+        posthog.wait_for_flag_calls(CALLS)
+        in_use = posthog.connections
 
-    calling = {
-        thread for thread in threading.enumerate() if thread.name.startswith("olposthog-call")
-    }
-    assert asked == [None] * (3 * CALLS)
-    assert len(calling - before) == CALLS
-    assert len(posthog.flag_calls) == CALLS
-    assert all(thread.daemon for thread in calling)
+    assert [one.result() for one in asked] == [None] * (3 * CALLS)
+    assert in_use == CALLS
+    assert len(call_threads() - before) == CALLS
+    assert all(thread.daemon for thread in call_threads())
     line.remote.close()
+
+
+@pytest.mark.parametrize("fault", [Trickle(interval=0.01), SlowContinue()], ids=str)
+def test_abandoned_calls_end(posthog: PostHogServer, fault: Fault) -> None:
+    """Calls given up amid trickled headers end: all workers and connections are free again."""
+    posthog.flags = {"beta": True}
+    line = Line(posthog, failure_threshold=10_000, slow_seconds=1)
+    before = call_threads()
+    posthog.fault = fault
+    with ThreadPoolExecutor(CALLS) as pool:
+        list(pool.map(lambda number: line.ask(0.3, f"u{number}"), range(CALLS)))
+
+    posthog.wait_until(lambda: not posthog.connections)
+    posthog.heal()
+    with ThreadPoolExecutor(CALLS) as pool, posthog.gate():
+        asked = [pool.submit(line.ask, PATIENCE, f"u{number}") for number in range(CALLS)]
+        posthog.wait_until(lambda: posthog.in_flight == CALLS)
+
+    assert all(one.result() for one in asked)
+    assert len(call_threads() - before) == CALLS
+    line.remote.close()
+    for thread in call_threads() - before:
+        thread.join(PATIENCE)
+    assert call_threads() <= before
 
 
 def test_a_probe_is_one_request(posthog: PostHogServer) -> None:
@@ -257,6 +300,51 @@ def test_a_probe_is_one_request(posthog: PostHogServer) -> None:
     assert line.ask() is None
 
     assert len(posthog.flag_calls) == calls + 1
+
+
+@pytest.mark.parametrize("fault", [None, HangUp()], ids=str)
+def test_a_probe_has_a_new_connection(
+    posthog: PostHogServer, monkeypatch: pytest.MonkeyPatch, fault: Fault | None
+) -> None:
+    """A stale pooled connection neither fails the probe nor has it sent twice."""
+    monkeypatch.setattr(http, "MAX_IDLE_SECONDS", math.inf)  # so that the old one could be used
+    clock = Clock()
+    line = Line(posthog, clock)
+    posthog.fault = Status(500)
+    line.ask()
+    assert line.breaker.state is State.OPEN
+    posthog.clear()
+    posthog.fault = fault
+    clock.now += 61
+
+    evaluation = line.ask()
+
+    assert (evaluation is None) is (fault is not None)
+    assert (len(posthog.flag_calls), posthog.connections_accepted) == (1, 1)
+
+
+@needs_linux
+def test_connections_dropped_together_are_no_outage(posthog: PostHogServer) -> None:
+    """Twelve pooled connections that a NAT dropped at once fail no call and open no circuit."""
+    line = Line(posthog, request_timeout_ms=1500, failure_threshold=1)
+
+    def ask_twelve_at_once() -> list[Evaluation | None]:
+        posthog.clear()
+        with ThreadPoolExecutor(12) as pool, posthog.gate():
+            asked = [pool.submit(line.ask, 5.0, f"u{number}") for number in range(12)]
+            posthog.wait_for_flag_calls(12)
+        return [one.result() for one in asked]
+
+    posthog.fault = DropPackets(times=12)
+    assert all(ask_twelve_at_once())
+    assert posthog.connections_accepted == 12
+    failed = OUTCOMES.read()["failed"]
+
+    assert all(ask_twelve_at_once())
+
+    assert (len(posthog.flag_calls), posthog.connections_accepted) == (12, 12)
+    assert line.breaker.state is State.CLOSED
+    assert OUTCOMES.read()["failed"] == failed
 
 
 def test_retries_ask_the_breaker(posthog: PostHogServer) -> None:
@@ -302,6 +390,21 @@ def test_complaints_are_rare(posthog: PostHogServer, caplog: pytest.LogCaptureFi
         caplog.text.count("PostHog gave no flags (HTTP 500); cached and fallback values answer.")
         == 2
     )
+
+
+def test_debug_log_escapes_replies(
+    posthog: PostHogServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What PostHog sent in place of a reply is escaped and cut in the log, at DEBUG, too."""
+    posthog.fault = Raw(b"\x1b[31m red\x07" * 5000)
+
+    with caplog.at_level(logging.DEBUG, "olposthog"):
+        assert Line(posthog).ask() is None
+
+    lines = [one for one in caplog.records if one.name.startswith("olposthog")]
+    assert "A call to PostHog failed (connection failed)" in caplog.text
+    assert all(one.getMessage().isprintable() for one in lines)
+    assert all(len(one.getMessage()) < 500 and not one.exc_info for one in lines)
 
 
 def test_closed_remote_asks_nobody(posthog: PostHogServer) -> None:

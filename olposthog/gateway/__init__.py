@@ -4,8 +4,10 @@ from .connection import Way
 from .events import capture, client, install_client
 from .http import Fetched, Gateway
 from .matching import exact_texts, matches, unsupported
+from .transport import Call
 
 __all__ = [
+    "Call",
     "Fetched",
     "Gateway",
     "Way",

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -18,6 +19,9 @@ from olposthog.sparing import Sparing
 
 log = logging.getLogger(__name__)
 _sparing = Sparing()
+
+MAX_SDK_LOG_CHARACTERS = 500
+"""The length at which a log message of the SDK is cut."""
 
 _client: tuple[conf.Settings, posthog.Posthog] | None = None
 _client_lock = threading.Lock()
@@ -46,8 +50,19 @@ def client() -> posthog.Posthog:
             # What the first event finds out about the machine, by running a program: find it out
             # here, where no fork comes between and leaves the SDK's locks held for ever.
             posthog.utils.system_context()
+            logging.getLogger("posthog").addFilter(_escape_sdk_log)  # the same one is added once
             _client = (settings, sdk)
         return _client[1]
+
+
+def _escape_sdk_log(record: logging.LogRecord) -> bool:
+    """Escape and cut a message in which the SDK quotes the body of an error from PostHog."""
+    with suppress(TypeError, ValueError):  # of a malformed message, which its handler reports
+        message = record.getMessage()
+        if len(message) > MAX_SDK_LOG_CHARACTERS or not message.isprintable():
+            shown = message[:MAX_SDK_LOG_CHARACTERS].encode("unicode_escape").decode("ascii")
+            record.msg, record.args = "%s", (shown[:MAX_SDK_LOG_CHARACTERS],)
+    return True
 
 
 @cache

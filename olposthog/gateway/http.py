@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,6 @@ from urllib.parse import quote
 
 import posthog.request
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from olposthog import conf
@@ -21,12 +22,17 @@ from olposthog.protocol import OVER_QUOTA, PostHogError, parse
 from olposthog.snapshot import Evaluation, Runtime
 
 from .connection import Way
+from .transport import Attempt, Call, find_cause, making, new_session
 
 FLAGS_PATH = "/flags/?v=4"
 DEFINITIONS_PATH = "/flags/definitions"
 BACKOFF_SECONDS = 0.3
 """Maximum pause before the first retry. It doubles with each; half of it is random."""
 MAX_BODY_BYTES = 4 * 2**20
+"""The most that is read of a reply, and the most that it may decode to."""
+MAX_ETAG_CHARACTERS = 256
+MAX_IDLE_SECONDS = 60.0
+"""The time after which an idle connection is not used again. A NAT may have dropped it silently."""
 RETRIED_STATUSES = frozenset({502, 504})
 CALLERS_FAULT_STATUSES = frozenset({400, 413})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -68,7 +74,8 @@ class Gateway:
         self._sleep = sleep
         self._chance = chance
         self._host = posthog.request.determine_server_host(settings.api_host)
-        self._session = _session(self._host, connections)
+        self._stale_at = -math.inf
+        self._session = new_session(self._host, connections)
 
     @property
     def way(self) -> Way:
@@ -83,17 +90,22 @@ class Gateway:
         *,
         deadline: float,
         may_retry: Callable[[], bool],
+        call: Call | None = None,
+        needs_new_connection: bool = False,
     ) -> Evaluation:
-        """Ask PostHog for all flags of a person in a runtime; raises `PostHogError`.
+        """Return the flags of a person in a runtime, as PostHog evaluates them.
 
-        Tries again, POSTHOG_MAX_RETRIES times, while `deadline` (on the clock) allows it and
-        `may_retry()` does. The SDK's timeout is for each socket operation, so a reply that
-        trickles can outlast the deadline: call it where it may be abandoned.
+        Retry POSTHOG_MAX_RETRIES times, while `deadline` (on the clock) and `may_retry()` allow it.
+        The timeout is for each socket operation, so headers that trickle can outlast the deadline:
+        abort `call` from another thread then. `needs_new_connection` uses no pooled connection.
+        Raise `PostHogError`.
         """
+        call = call or Call()
         body = _body(identity, person_properties, runtime)
         for attempt in range(self._settings.max_retries + 1):
             try:
-                return parse(self._post(body, deadline), self._wall())
+                content = self._post(body, deadline, call, needs_new_connection)
+                return parse(content, self._wall())
             except PostHogError as error:
                 pause = jittered(BACKOFF_SECONDS * 2**attempt, self._chance)
                 if (
@@ -107,10 +119,13 @@ class Gateway:
                     raise
         raise AssertionError  # pragma: no cover  # the last attempt returns or raises
 
-    def fetch_definitions(self, etag: str | None, *, deadline: float) -> Fetched:
-        """Ask PostHog for the flag definitions, once; raises `PostHogError`.
+    def fetch_definitions(
+        self, etag: str | None, *, deadline: float, call: Call | None = None
+    ) -> Fetched:
+        """Return the flag definitions, without a retry. Raise `PostHogError`.
 
-        PostHog bills this as ten requests, unless it is still what `etag` names.
+        PostHog bills this as ten requests, unless they still have the ETag `etag`. Headers that
+        trickle can outlast `deadline`: abort `call` from another thread then.
         """
         token = quote(self._settings.project_api_key, safe="")
         headers = {
@@ -126,12 +141,15 @@ class Gateway:
                 timeout=timeout,
             ),
             deadline,
+            call or Call(),
         )
         if reply.status == requests.codes.not_modified and etag:
             return Fetched(None, etag)
         return Fetched(_content(reply).decode(errors="replace"), reply.etag)
 
-    def _post(self, body: dict[str, Any], deadline: float) -> bytes:
+    def _post(
+        self, body: dict[str, Any], deadline: float, call: Call, needs_new_connection: bool
+    ) -> bytes:
         return _content(
             self._exchange(
                 lambda timeout: posthog.request.post(
@@ -143,54 +161,96 @@ class Gateway:
                     **body,
                 ),
                 deadline,
+                call,
+                needs_new_connection,
             )
         )
 
-    def _exchange(self, send: Callable[[float], requests.Response], deadline: float) -> _Reply:
+    def _exchange(
+        self,
+        send: Callable[[float], requests.Response],
+        deadline: float,
+        call: Call,
+        needs_new_connection: bool = False,
+    ) -> _Reply:
+        """Send a request; if its pooled connection is stale, send it again on a new one."""
+        now = self._clock()
+        used_since = (
+            math.inf if needs_new_connection else max(now - MAX_IDLE_SECONDS, self._stale_at)
+        )
+        try:
+            return self._send(send, deadline, Attempt(call, self._clock, used_since))
+        except _StaleConnection:
+            self._stale_at = self._clock()  # what was idle with it is probably stale, too
+            return self._send(send, deadline, Attempt(call, self._clock, math.inf))
+
+    def _send(
+        self, send: Callable[[float], requests.Response], deadline: float, attempt: Attempt
+    ) -> _Reply:
         if self._settings.isolated:
             raise PostHogError("a test runs", hint="Ask by override_flags(ask_posthog=True).")
         remaining = deadline - self._clock()
-        if remaining <= 0:
+        if remaining <= 0 or attempt.call.is_aborted:
             raise PostHogError("no time left to ask")
         timeout = min(self._settings.timeout_seconds, remaining)
         try:
-            with send(timeout) as response:
+            with making(attempt), send(timeout) as response:
                 content = self._read(response, deadline)
-        except (requests.Timeout, ReadTimeoutError) as error:
-            raise PostHogError(
+        except (requests.RequestException, HTTPError) as error:
+            raise self._failure(error, attempt, timeout) from error
+        return _Reply(response.status_code, content, response.headers)
+
+    def _failure(self, error: Exception, attempt: Attempt, timeout: float) -> PostHogError:
+        if attempt.call.is_aborted:
+            return PostHogError("aborted")
+        if attempt.is_stale(error):
+            return _StaleConnection("connection failed", transient=True)
+        if isinstance(error, requests.Timeout | ReadTimeoutError):
+            return PostHogError(
                 "timeout",
                 transient=True,
                 hint=f"It takes more than {timeout:.3g} s: is PostHog slow, or "
                 "POSTHOG_FEATURE_FLAG_REQUEST_TIMEOUT_MS short?",
-            ) from error
-        except (requests.RequestException, HTTPError) as error:
-            proxy = self.way.proxy
-            hint = f"Does the proxy {proxy} answer, and let this machine pass?" if proxy else ""
-            if _was_refused(error):
-                raise PostHogError("connection refused", hint=hint) from error
-            raise PostHogError("connection failed", transient=True, hint=hint) from error
-        return _Reply(response.status_code, content, response.headers.get("ETag"))
+            )
+        proxy = self.way.proxy
+        hint = f"Does the proxy {proxy} answer, and let this machine pass?" if proxy else ""
+        if find_cause(error, ConnectionRefusedError):
+            return PostHogError("connection refused", hint=hint)
+        return PostHogError("connection failed", transient=True, hint=hint)
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
+        """Return the body as sent. urllib3 before 2.6 decodes a small reply to gigabytes."""
         content = bytearray()
         # read1 returns what has arrived: a body that trickles meets the deadline between two bytes.
-        for chunk in iter(lambda: response.raw.read1(2**16, decode_content=True), b""):
+        for chunk in iter(lambda: response.raw.read1(2**16, decode_content=False), b""):
             content += chunk
             if self._clock() >= deadline:
                 raise requests.Timeout
             if len(content) > MAX_BODY_BYTES:
-                raise PostHogError(f"a reply of more than {MAX_BODY_BYTES >> 20} MiB")
+                raise _too_large()
         return bytes(content)
+
+
+class _StaleConnection(PostHogError):
+    """A pooled connection was dead before any byte of a reply arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
     status: int
     content: bytes
-    etag: str | None
+    headers: Mapping[str, str]
+
+    @property
+    def etag(self) -> str | None:
+        """The ETag, if it can be sent back."""
+        etag = self.headers.get("ETag", "")
+        is_usable = etag.isascii() and etag.isprintable() and len(etag) <= MAX_ETAG_CHARACTERS
+        return etag if etag and is_usable else None
 
 
 def _content(reply: _Reply) -> bytes:
+    """Return the decoded body of a successful reply."""
     if reply.status in REDIRECTS:
         raise PostHogError("redirect", hint="Set POSTHOG_API_HOST to the final address.")
     if reply.status != requests.codes.ok:
@@ -200,28 +260,31 @@ def _content(reply: _Reply) -> bytes:
             counts=reply.status not in CALLERS_FAULT_STATUSES,
             hint=HINTS.get(reply.status, ""),
         )
-    return reply.content
+    match reply.headers.get("Content-Encoding", "").strip().lower():
+        case "" | "identity":
+            return reply.content
+        case "gzip" | "x-gzip":
+            return _gunzip(reply.content)
+    raise PostHogError(
+        "a reply in an encoding other than gzip", hint="Does a proxy change PostHog's replies?"
+    )
 
 
-def _session(host: str, connections: int) -> requests.Session:
-    session = requests.Session()
-    # Proxies and certificates of the environment, looked up once and not for each request.
-    surroundings = session.merge_environment_settings(host, {}, None, None, None)
-    session.proxies, session.verify = surroundings["proxies"], surroundings["verify"]
-    session.trust_env = False
-    # A followed redirect turns the POST into a GET, which PostHog answers with "no flags".
-    session.get_redirect_target = lambda response: None  # type: ignore[assignment, method-assign]  # follow none
-    session.stream = True
-    adapter = HTTPAdapter(pool_maxsize=connections)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
+def _gunzip(content: bytes) -> bytes:
+    member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        decoded = member.decompress(content, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise PostHogError("a reply with malformed gzip") from error
+    if len(decoded) > MAX_BODY_BYTES:
+        raise _too_large()
+    if not member.eof or member.unused_data:  # a second member could be one of 200,000
+        raise PostHogError("a reply with malformed gzip")
+    return decoded
 
 
-def _was_refused(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, ConnectionRefusedError):
-        error = error.__cause__ or error.__context__
-    return error is not None
+def _too_large() -> PostHogError:
+    return PostHogError(f"a reply of more than {MAX_BODY_BYTES >> 20} MiB")
 
 
 def _body(

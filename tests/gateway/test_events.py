@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from olposthog.features import configure
 from olposthog.gateway import events
 from olposthog.sparing import Sparing
 from olposthog.testing import override_flags
+from tests.posthog_faults import Status
 from tests.posthog_server import PostHogServer
 from tests.site.processes import ROOT
 
@@ -191,3 +193,34 @@ def test_disabled_site_leaves_the_sdk_alone(settings: Settings) -> None:
     configure()
 
     assert sdk.default_client is None
+
+
+@pytest.mark.parametrize(
+    "body", ["\x1b[31mred\nERROR forged line", "x" * 2**20, "\x1b" * 2**20, "\u2028"], ids=range(4)
+)
+def test_error_body_in_the_sdks_log_is_escaped_and_cut(
+    enabled: PostHogServer, caplog: pytest.LogCaptureFixture, body: str
+) -> None:
+    """The SDK logs the body of an error that PostHog sends for events: one short line of it."""
+    enabled.events_fault = Status(400, body=body)
+
+    gateway.capture("x", "u", {}, {})
+    gateway.client().flush()
+
+    (line,) = [one.getMessage() for one in caplog.records if one.name == "posthog"]
+    assert "error uploading: " in line
+    assert line.isprintable()
+    assert len(line) <= events.MAX_SDK_LOG_CHARACTERS
+
+
+def test_ordinary_log_of_the_sdk_is_unchanged(
+    enabled: PostHogServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A short printable message stays as it is, and a malformed one raises nothing."""
+    gateway.client()
+    logger = logging.getLogger("posthog")
+
+    logger.error("caf\u00e9 %s", "cr\u00e8me")
+
+    assert [one.getMessage() for one in caplog.records] == ["[PostHog] caf\u00e9 cr\u00e8me"]
+    assert events._escape_sdk_log(logging.makeLogRecord({"msg": "%d", "args": ("x",)}))
