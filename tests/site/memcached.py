@@ -51,6 +51,7 @@ class Silent(Raising):
         client: Any = self._cache  # type: ignore[attr-defined]  # untyped in Django
         name = self.make_and_validate_key(key, version=version)
         client.set(name, value, self.get_backend_timeout(timeout), noreply=True)
+        client.get(name)  # by now memcached has stored or refused it: other connections agree
 
 
 class _Handler(socketserver.StreamRequestHandler):
