@@ -248,7 +248,7 @@ class DefinitionsPoll(Generic[T]):
         self._seen = head.token if head else ""
         if head is None or not usable or head.token == self._replaced:
             # Not there, not usable, or older. What this process has may be all that the fleet has.
-            if self._loaded_digest and self._head and self._head.digest == self._loaded_digest:
+            if self._loaded_digest and self._head:
                 self._write(self._head, over=self._seen)
         else:
             self._adopt(head, self._looked_at)

@@ -276,7 +276,7 @@ def test_text_of_which_the_cache_stores_a_part(
     clock: Clock,
 ) -> None:
     """Where the cache refuses a large part of a text, the smaller ones do not stay."""
-    use_memcached(PART_CHARACTERS * 3 // 4)
+    use_memcached(3 * MIB // 8)
     define(enabled, "a", filler=noise(1, MIB))
     process = start()
     process.look()

@@ -51,6 +51,7 @@ class Silent(Raising):
         client: Any = self._cache  # type: ignore[attr-defined]  # untyped in Django
         name = self.make_and_validate_key(key, version=version)
         client.set(name, value, self.get_backend_timeout(timeout), noreply=True)
+        client.get(name)  # by now memcached has stored or refused it: other connections agree
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -127,7 +128,7 @@ def _stand_in(limit: int) -> Iterator[str]:
 def _real(path: str, limit: int) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    sizes = ["-I", str(limit), "-o", f"slab_chunk_max={limit // 2}"]
+    sizes = ["-I", str(limit), "-o", "slab_chunk_max=16384"]
     with subprocess.Popen(
         [path, "-l", "127.0.0.1", "-p", str(port), "-u", "nobody", *sizes]
     ) as process:
