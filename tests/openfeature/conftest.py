@@ -104,7 +104,7 @@ def site(folder: Path, posthog: PostHogServer, **settings: Any) -> Iterator[Plac
                 "durable": {
                     "BACKEND": DATABASE_CACHE,
                     "LOCATION": CACHE_TABLE,
-                    "TIMEOUT": 0.5,
+                    "TIMEOUT": 1,
                     "OPTIONS": {"MAX_ENTRIES": 10_000},
                 },
             },
