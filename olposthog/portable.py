@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 MAX_LEVELS = 200
 """How deeply a value may be nested. Python 3.11 writes no more than about 900 levels."""
 
 
-def read(text: str | bytes) -> Any:
+def read(text: str | bytes, parse_constant: Callable[[str], Any] = float) -> Any:
     """Return the value of a JSON document. Raise ValueError if it is malformed.
 
-    Numbers that Python cannot hold are infinite in the result: see `is_portable`.
+    Numbers that Python cannot hold are infinite in the result: see `is_portable`. `parse_constant`
+    gets NaN, Infinity and -Infinity, which are no JSON.
     """
     try:
-        return json.loads(text, parse_int=_int_or_infinity)
+        return json.loads(text, parse_int=_int_or_infinity, parse_constant=parse_constant)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -82,6 +84,11 @@ def decoded(payload: Any) -> Any:
         return read_strictly(payload)
     except ValueError:
         return payload if is_unicode(payload) else None
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """Raise ValueError: see `read`."""
+    raise ValueError(f"{name} is not JSON")
 
 
 def _int_or_infinity(digits: str) -> int | float:

@@ -261,17 +261,16 @@ def test_a_failed_flag_with_a_fallback_has_its_value(enabled, client, settings):
 
 
 @dataclass(frozen=True)
-class OddFlag(Flag):
-    """A flag as a future PostHog might send it."""
+class BareFlag(Flag):
+    """A flag of which PostHog says no more than the value."""
 
     def record(self, key: str, number: int, body: dict[str, Any]) -> dict[str, Any]:
-        metadata = {"id": [1], "version": True, "payload": None}
-        return super().record(key, number, body) | {"metadata": metadata, "reason": None}
+        return super().record(key, number, body) | {"metadata": None, "reason": None}
 
 
-def test_metadata_holds_primitives_only(enabled, client):
-    """Ids and versions of other types are left out, and so is a reason that is not there."""
-    enabled.flags = {"flag": OddFlag()}
+def test_metadata_holds_what_is_known_only(enabled, client):
+    """Id, version and reason are left out where PostHog does not send them."""
+    enabled.flags = {"flag": BareFlag()}
 
     assert ask(client, "flag").json()["metadata"] == {"source": "posthog"}
 
