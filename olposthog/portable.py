@@ -8,34 +8,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 MAX_LEVELS = 200
 """How deeply a value may be nested. Python 3.11 writes no more than about 900 levels."""
 
 
-def read(text: str | bytes, parse_constant: Callable[[str], Any] = float) -> Any:
+def read(text: str | bytes) -> Any:
     """Return the value of a JSON document. Raise ValueError if it is malformed.
 
-    Numbers that Python cannot hold are infinite in the result: see `is_portable`. `parse_constant`
-    gets NaN, Infinity and -Infinity, which are no JSON.
+    Numbers that Python cannot hold, and NaN, are in the result as floats: see `is_portable`.
     """
     try:
-        return json.loads(text, parse_int=_int_or_infinity, parse_constant=parse_constant)
+        return json.loads(text, parse_int=_int_or_infinity)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
 def read_strictly(text: str | bytes) -> Any:
-    """Return the value of a JSON document. Raise ValueError if it is not portable."""
-    value = read(text)
-    if not is_portable(value):
-        raise ValueError(
-            f"it has a number that is not finite, text that is not Unicode, or over {MAX_LEVELS} "
-            "levels"
-        )
-    return value
+    """Return the value of a JSON document. Raise ValueError also for a number that is not finite."""
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def is_portable(value: Any) -> bool:
@@ -81,14 +76,16 @@ def decoded(payload: Any) -> Any:
     if not isinstance(payload, str):
         return payload if is_portable(payload) else None
     try:
-        return read_strictly(payload)
+        value = read_strictly(payload)
     except ValueError:
         return payload if is_unicode(payload) else None
+    return value if is_portable(value) else payload
 
 
-def refuse_constant(name: str) -> NoReturn:
-    """Raise ValueError: see `read`."""
-    raise ValueError(f"{name} is not JSON")
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is not a finite number")
+    return float(number)
 
 
 def _int_or_infinity(digits: str) -> int | float:

@@ -8,7 +8,7 @@ from typing import Any
 from django.http import HttpRequest, UnreadablePostError
 
 from olposthog import conf
-from olposthog.portable import read, refuse_constant
+from olposthog.portable import read_strictly
 
 from .errors import InvalidContext, NotJson, Refused, TooLarge
 
@@ -42,7 +42,7 @@ def _body(request: HttpRequest) -> Any:
     if len(content) > MAX_BODY_BYTES:
         raise TooLarge(f"The body must have at most {MAX_BODY_BYTES} bytes.")
     try:
-        return read(content, refuse_constant)
+        return read_strictly(content)
     except ValueError as error:
         raise Refused("The body must be JSON.") from error
 
