@@ -44,10 +44,9 @@ class Call:
         self.is_aborted = True
         connection = self._connection
         if connection is not None and connection.call is self:
-            sock = getattr(connection.sock, "socket", connection.sock)  # of TLS within TLS
             with suppress(OSError, TypeError):  # closed, or not connected
                 # SSLSocket.shutdown would make the reader take ciphertext for plain text.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(connection.transport_socket, socket.SHUT_RDWR)
 
     def hold(self, connection: Connection | None) -> None:
         """Set the connection that the call is on."""
@@ -116,6 +115,11 @@ class Connection(HTTPConnection):
     _has_served = False
     _used_at = -math.inf
 
+    @property
+    def transport_socket(self) -> Any:
+        """The operating system's socket. With TLS within TLS, `sock` is none."""
+        return getattr(self.sock, "socket", self.sock)
+
     def connect(self) -> None:
         """Connect, unless the call is aborted meanwhile."""
         attempt = _thread.attempt
@@ -123,7 +127,7 @@ class Connection(HTTPConnection):
         attempt.call.hold(self)
         super().connect()
         for option in KEEP_ALIVE_SOCKET_OPTIONS:
-            self.sock.setsockopt(*option)
+            self.transport_socket.setsockopt(*option)
         if attempt.call.is_aborted:
             self.close()
             raise ConnectionAbortedError
@@ -144,7 +148,9 @@ class Connection(HTTPConnection):
         """Return the reply, whose body is not read yet."""
         if isinstance(self.timeout, int | float) and hasattr(socket, "TCP_USER_TIMEOUT"):
             milliseconds = max(1, int(self.timeout * UNACKNOWLEDGED_SHARE * 1000))
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+            self.transport_socket.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds
+            )
         reply = super().getresponse()
         self._has_served = True
         self._used_at = _thread.attempt.clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from contextlib import suppress
 from typing import Self
@@ -11,9 +12,11 @@ from typing import Self
 class Proxy:
     """A proxy on a port of this machine. Its tunnels all lead to `target`."""
 
-    def __init__(self, target: int, *, reply: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> None:
+    def __init__(self, target: int) -> None:
         self.target = target
-        self.reply = reply
+        self.reply = b"HTTP/1.1 200 OK\r\n\r\n"
+        self.tls: ssl.SSLContext | None = None
+        """What the proxy itself speaks TLS with."""
         self.repeated = b""
         """Sent in place of a tunnel for as long as the client reads."""
         self.heads: list[bytes] = []
@@ -39,7 +42,13 @@ class Proxy:
                 threading.Thread(target=self._tunnel, args=[client], daemon=True).start()
 
     def _tunnel(self, client: socket.socket) -> None:
-        with client, suppress(OSError):
+        with suppress(OSError):
+            self._serve_client(
+                self.tls.wrap_socket(client, server_side=True) if self.tls else client
+            )
+
+    def _serve_client(self, client: socket.socket) -> None:
+        with client:
             head = b""
             while not head.endswith(b"\r\n\r\n"):
                 head += client.recv(1)

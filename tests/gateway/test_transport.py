@@ -16,7 +16,7 @@ from olposthog.gateway import Call
 from olposthog.snapshot import Evaluation
 from tests.gateway.asking import Clock, asking, defining, failure, needs_linux
 from tests.gateway.proxy import Proxy
-from tests.gateway.tls import CERTIFICATE, secure
+from tests.gateway.tls import CERTIFICATE, secure, server_context
 from tests.posthog_faults import (
     DropPackets,
     Fault,
@@ -364,13 +364,22 @@ def asking_securely(posthog: PostHogServer, clock: Clock) -> Callable[..., Evalu
     return asking(posthog, clock, api_host=f"https://127.0.0.1:{posthog.port}", max_retries=0)
 
 
+@pytest.mark.parametrize("is_secure", [False, True], ids=["http", "https"])
 def test_tunnel_has_the_same_connections(
-    posthog: PostHogServer, clock: Clock, proxy: Proxy
+    posthog: PostHogServer,
+    clock: Clock,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    is_secure: bool,
 ) -> None:
     """Through a proxy, connections are kept alive, and replaced when stale, as without one."""
+    if is_secure:
+        proxy.tls = server_context()
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("http:", "https:"))
     ask = asking_securely(posthog, clock)
     ask()
     (sock,) = pooled(ask)
+    sock = getattr(sock, "socket", sock)  # of the proxy's TLS
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     posthog.fault = HangUp(times=1)
 
