@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
+from .identity import is_one_person
 from .snapshot import JSON, FlagSnapshot, Runtime
 from .visibility import visible_flags
 
@@ -15,8 +16,8 @@ UNUSABLE_KEY = "__proto__"
 class Bootstrap(TypedDict):
     """posthog-js's option `bootstrap`."""
 
-    distinctID: str
-    isIdentifiedID: bool
+    distinctID: NotRequired[str]
+    isIdentifiedID: NotRequired[bool]
     featureFlags: dict[str, bool | str]
     featureFlagPayloads: dict[str, JSON]
 
@@ -24,7 +25,9 @@ class Bootstrap(TypedDict):
 def bootstrap(snapshot: FlagSnapshot) -> Bootstrap:
     """Return posthog-js's `bootstrap`: the person, all visible flags, and payloads of those on.
 
-    A flag that is off is False: posthog-js reports a flag that is left out as `flag_missing`.
+    A flag that is off is False: posthog-js reports a flag that is left out as `flag_missing`. The
+    ids are left out where the snapshot is not of one person: all visitors would become one in
+    PostHog.
     Raise ValueError for a snapshot of the `server` runtime, whose flags are not all for browsers.
     """
     if snapshot.runtime is not Runtime.CLIENT:
@@ -32,9 +35,7 @@ def bootstrap(snapshot: FlagSnapshot) -> Bootstrap:
     flags: dict[str, bool | str] = {
         key: value or False for key, value in visible_flags(snapshot).items() if key != UNUSABLE_KEY
     }
-    return {
-        "distinctID": snapshot.distinct_id,
-        "isIdentifiedID": not snapshot.anonymous,
+    options: Bootstrap = {
         "featureFlags": flags,
         "featureFlagPayloads": {
             key: _encode(snapshot.payloads[key])
@@ -42,6 +43,10 @@ def bootstrap(snapshot: FlagSnapshot) -> Bootstrap:
             if value and key in snapshot.payloads
         },
     }
+    if is_one_person(snapshot.distinct_id):
+        options["distinctID"] = snapshot.distinct_id
+        options["isIdentifiedID"] = not snapshot.anonymous
+    return options
 
 
 def _encode(payload: JSON) -> JSON:

@@ -80,6 +80,9 @@ class Settings:
     anonymous_cookie: str | None = _setting(
         "POSTHOG_API_ANONYMOUS_COOKIE", rules.cookie, "olposthog_id"
     )
+    identity_headers: tuple[str, ...] = _setting(
+        "POSTHOG_API_IDENTITY_HEADERS", rules.header_names, ()
+    )
     trust_browser_id: bool = _setting("POSTHOG_API_TRUST_BROWSER_ID", rules.boolean, False)
     context_properties: tuple[str, ...] = _setting(
         "POSTHOG_API_CONTEXT_PROPERTIES", rules.property_names, ()

@@ -161,6 +161,8 @@ class Evaluator:
         known = self.recent.get(query.key)
         if known is not None:
             return known
+        if not query.identity.distinct_id:
+            return self._answer_nobody(query)
         generation = self.recent.generation
         if not self.settings.enabled:
             snapshot = self._answer(None, Source.DISABLED, query)
@@ -176,6 +178,11 @@ class Evaluator:
                 return None
         self.recent.put(query.key, snapshot, generation)
         return snapshot
+
+    def _answer_nobody(self, query: Query) -> FlagSnapshot:
+        """Return `settings.FEATURES`. Nobody has no evaluation, and no cache entry either."""
+        source = Source.FALLBACK if self.settings.enabled else Source.DISABLED
+        return self._answer(None, source, query)
 
     def flight(self, query: Query) -> Future[FlagSnapshot]:
         """Return the flight for this person: a new one, or the one under way.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 from asgiref.sync import sync_to_async
 
 from . import conf, gateway, per_process, watching
-from .identity import Identity, UniqueId, cut_distinct_id, distinct_id_of, identify
+from .identity import Identity, UniqueId, cut_distinct_id, distinct_id_of, identify, time_out
 from .query import Key, Query, key_of_person
 from .snapshot import JSON, FlagSnapshot, Runtime
 
@@ -204,15 +204,13 @@ def _evaluate(
             return known
     started = time.monotonic()
     deadline = started + evaluator.wait_seconds
-    identity: Identity | None
-    if about.get("request") and _in_event_loop():
+    request = about.get("request")
+    if request and _in_event_loop():
         _warn_of_blocking(caller)
         # Django refuses to read in an event loop who made a request: that takes another thread.
         identity = evaluator.elsewhere(
             lambda: _identity(opt_unique_id, about), evaluator.wait_seconds
-        )
-        if identity is None:
-            return _told(caller, evaluator.give_up(Query.of(_nobody(), runtime)), started)
+        ) or time_out(request)
     else:
         identity = _identity(opt_unique_id, about)
     query = Query.of(identity.claiming(claims) if claims else identity, runtime)
@@ -245,11 +243,6 @@ def _warn_of_blocking(caller: str) -> None:
         log.warning("%s() can block the event loop it runs in; %s.", caller, instead)
 
 
-def _nobody() -> Identity:
-    """Return the identity for whom there was no time to find out who asks."""
-    return Identity(conf.current().hostname, anonymous=True)
-
-
 async def _aevaluate(
     caller: str,
     opt_unique_id: UniqueId,
@@ -260,13 +253,14 @@ async def _aevaluate(
     evaluator = per_process.current()
     started = time.monotonic()
     deadline = started + evaluator.wait_seconds
-    if about.get("request"):
+    request = about.get("request")
+    if request:
         # Who made a request may have to be read from the database.
         identifying = sync_to_async(_identity)(opt_unique_id, about)
         try:
             identity = await asyncio.wait_for(identifying, evaluator.wait_seconds)
         except TimeoutError:
-            return _told(caller, evaluator.give_up(Query.of(_nobody(), runtime)), started)
+            identity = time_out(request)
     else:
         identity = _identity(opt_unique_id, about)
     query = Query.of(identity, runtime)

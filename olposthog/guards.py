@@ -22,7 +22,14 @@ from django.utils.functional import Promise
 from django.views import View
 
 from .condition import FlagCondition
-from .switching import ViewFunction, attributes, is_async, shared_attributes, switched
+from .switching import (
+    ViewFunction,
+    attributes,
+    check_page_caches,
+    is_async,
+    shared_attributes,
+    switched,
+)
 
 Otherwise: TypeAlias = int | str | Promise | ViewFunction
 """The answer for the others: a status, where to redirect to, or a view."""
@@ -145,6 +152,7 @@ def flag_path(
 
 
 def _guarded(condition: FlagCondition, view: ViewFunction, otherwise: Otherwise) -> ViewFunction:
+    check_page_caches(view, otherwise)
     if callable(otherwise):
         guard = switched(condition, view, otherwise)
         kept = shared_attributes(view, otherwise)

@@ -11,35 +11,62 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
-from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core import signing
 from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.utils import timezone
-from django.utils.cache import patch_cache_control, patch_vary_headers
+from django.utils.cache import patch_vary_headers
 
-from . import conf
+from . import conf, page_caching
 from .rules import SERVERS_OWN
+from .visitors import (
+    ANONYMOUS_COOKIE_SALT,
+    ANONYMOUS_COOKIE_SECONDS,
+    remember_visitor,
+    start_visitor,
+    visitor_id,
+)
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-ANONYMOUS_COOKIE_SALT = "olposthog.anonymous"
-ANONYMOUS_COOKIE_SECONDS = 365 * 24 * 3600
+__all__ = [
+    "ANONYMOUS_COOKIE_SALT",
+    "ANONYMOUS_COOKIE_SECONDS",
+    "BROWSER_ID_HEADER",
+    "MAX_DISTINCT_ID_LENGTH",
+    "SESSION_ID_HEADER",
+    "SHARED_VISITOR_ID",
+    "Identity",
+    "UniqueId",
+    "browser_session_id",
+    "cut_distinct_id",
+    "default_identity",
+    "device_id_of",
+    "distinct_id_of",
+    "identify",
+    "plain",
+    "remember_identity",
+    "user_ids_may_be_uuids",
+    "vary_on_identity",
+]
+
 BROWSER_ID_HEADER = "X-POSTHOG-DISTINCT-ID"
 SESSION_ID_HEADER = "X-POSTHOG-SESSION-ID"
 MAX_DISTINCT_ID_LENGTH = 200
 """In code points. PostHog cuts longer distinct ids before hashing them, and cuts no device ids."""
 
+SHARED_VISITOR_ID = "$anonymous"
+"""The distinct id of all anonymous visitors with POSTHOG_API_ANONYMOUS_COOKIE = None."""
+
 UniqueId: TypeAlias = str | int | uuid.UUID | None
 """What callers may pass as a distinct id; None means the server itself."""
 
-_VISITOR_ID = "olposthog.visitor_id"
-_NEW_ID = "olposthog.new_anonymous_id"
-_ASKED = "olposthog.identity_asked"
+_IS_ASKED = "olposthog.identity_is_asked"
+_IS_TIMED_OUT = "olposthog.identity_is_timed_out"
+_IS_STREAMED = "olposthog.is_streamed"
 # Kept in `request.META`, the one dictionary that Django's request and DRF's wrapper of it share.
 # A client cannot write there: its headers arrive as `HTTP_...`.
 
@@ -54,6 +81,9 @@ class Identity:
     logged in: PostHog then keeps no person profile. `device_id` is the id that device-bucketed
     flags are hashed by. None means unknown: a request's identity then gets `device_id_of(request)`.
     Empty text means that there is no device id.
+
+    An empty distinct id means nobody: nothing is evaluated or reported, and the flags are
+    `settings.FEATURES`. With `anonymous=True` an identity callable may return it.
 
     A distinct id is cut to MAX_DISTINCT_ID_LENGTH. Raise TypeError for an id that is not text.
     """
@@ -199,7 +229,7 @@ def identify(request: HttpRequest) -> Identity:
     or a new one that `remember_identity` puts there. An identity without a device id gets
     `device_id_of(request)`.
     """
-    request.META[_ASKED] = True
+    _ask(request)
     chosen = conf.current().identity or default_identity
     identity = chosen(request)
     if not isinstance(identity, Identity):
@@ -208,7 +238,7 @@ def identify(request: HttpRequest) -> Identity:
             "it must return an olposthog.identity.Identity."
         )
     distinct_id = identity.distinct_id
-    if not distinct_id:
+    if not distinct_id and not identity.anonymous:
         raise TypeError(
             "POSTHOG_API_IDENTITY returned an empty distinct_id. Return for example str(user.pk)."
         )
@@ -226,14 +256,14 @@ def identify(request: HttpRequest) -> Identity:
 def default_identity(request: HttpRequest) -> Identity:
     """Return the authenticated user's identity, or the anonymous visitor's.
 
-    Users whose authentication gives them no primary key share the server's id. A composite key is
-    joined by colons.
+    A user whose authentication gives no primary key is nobody. A composite key is joined by colons.
     """
+    _ask(request)
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated:
         key = _key_text(getattr(user, "pk", None))
         if key is None:
-            return Identity(conf.current().hostname, anonymous=True)
+            return nobody()
         return Identity(key, device_id=device_id_of(request))
     distinct_id = _uuid(_browser_claims(request).get("distinct_id")) or _anonymous_id(request)
     return Identity(distinct_id, anonymous=True, device_id=device_id_of(request))
@@ -246,7 +276,8 @@ def device_id_of(request: HttpRequest) -> str | None:
     there. With POSTHOG_API_TRUST_BROWSER_ID, posthog-js's `$device_id` takes precedence if it is a
     UUID. Return None if there is neither. A claim like that selects no person.
     """
-    return _uuid(_browser_claims(request).get("$device_id")) or _visitor_id(request)
+    _ask(request)
+    return _uuid(_browser_claims(request).get("$device_id")) or visitor_id(request)
 
 
 def user_ids_may_be_uuids() -> bool:
@@ -261,29 +292,10 @@ def user_ids_may_be_uuids() -> bool:
 
 
 def _anonymous_id(request: HttpRequest) -> str:
-    """Return the visitor's id, a new one for a new visitor; the server's without a cookie."""
+    """Return the visitor's id, a new one for a new visitor; without a cookie the shared one."""
     if conf.current().anonymous_cookie is None:
-        return conf.current().hostname
-    visitor_id = _visitor_id(request)
-    if visitor_id is None:
-        visitor_id = str(uuid.uuid4())
-        request.META[_VISITOR_ID] = request.META[_NEW_ID] = visitor_id
-    return visitor_id
-
-
-def _visitor_id(request: HttpRequest) -> str | None:
-    """Return the id in our signed cookie, or the one that the response will put there."""
-    name = conf.current().anonymous_cookie
-    if name is None:
-        return None
-    visitor_id: str | None = request.META.get(_VISITOR_ID)
-    if visitor_id is None:
-        try:
-            visitor_id = request.get_signed_cookie(name, salt=ANONYMOUS_COOKIE_SALT)
-        except (KeyError, signing.BadSignature):
-            return None  # no cookie, or one that we did not write
-        request.META[_VISITOR_ID] = visitor_id
-    return visitor_id
+        return SHARED_VISITOR_ID
+    return visitor_id(request) or start_visitor(request)
 
 
 def _browser_claims(request: HttpRequest) -> dict[str, Any]:
@@ -316,10 +328,44 @@ def _uuid(claimed: Any) -> str | None:
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
+def nobody() -> Identity:
+    """Return the identity of a request whose person the server cannot tell, or not in time."""
+    return Identity("", anonymous=True, device_id="")
+
+
+def is_one_person(distinct_id: str) -> bool:
+    """Return whether a distinct id is of one person: not nobody's, and not shared by visitors."""
+    return distinct_id not in {"", SHARED_VISITOR_ID}
+
+
+def time_out(request: HttpRequest) -> Identity:
+    """Return nobody's identity for a request that was not identified in time.
+
+    No cache stores the response.
+    """
+    _ask(request)
+    request.META[_IS_TIMED_OUT] = True
+    return nobody()
+
+
+def _ask(request: HttpRequest) -> None:
+    """Record that the response depends on who asks. Raise RuntimeError if its headers are sent."""
+    if _IS_STREAMED in request.META:
+        raise RuntimeError(
+            "A streaming response asked for flags by request after its headers were sent, without "
+            "Vary and the visitor's cookie. Read request.features.snapshot, or call "
+            "olposthog.identity.identify(request), in the view before streaming begins."
+        )
+    request.META[_IS_ASKED] = True
+    page_caching.hold(request)
+
+
 def vary_on_identity(response: HttpResponseBase) -> None:
     """Name in `Vary` the request headers that an identity may come from."""
+    settings = conf.current()
     headers = ["Cookie", "Authorization"]
-    if conf.current().trust_browser_id:
+    headers += [one for one in settings.identity_headers if one.title() not in headers]
+    if settings.trust_browser_id:
         headers.append(BROWSER_ID_HEADER)
     if response.has_header("Vary"):
         patch_vary_headers(response, headers)
@@ -327,29 +373,31 @@ def vary_on_identity(response: HttpResponseBase) -> None:
         response["Vary"] = ", ".join(headers)
 
 
-def remember_identity(request: HttpRequest, response: HttpResponseBase) -> None:
-    """Give a new anonymous visitor the cookie that makes the next answer the same.
+def remember_identity(
+    request: HttpRequest, response: HttpResponseBase, *, is_read_only: bool = False
+) -> None:
+    """Name in the response what it depends on, and set the anonymous visitor's cookie.
 
     The cookie has the domain, path, SameSite and Secure of the session cookie, is HttpOnly and
-    lives for a year; a response that sets it is `private`, for no cache may hand it to others. Does
-    nothing when no identity was asked for.
+    lives for a year, which begins anew as it is used. A new one is set for requests from the site
+    itself whose method is safe, or which are `is_read_only`.
+
+    The response is `private` unless POSTHOG_API_IDENTITY_HEADERS is set, and in any case where it
+    is about a new visitor or sets a cookie. Does nothing when no identity was asked for.
     """
-    if _ASKED not in request.META:
+    if _IS_ASKED not in request.META:
         return
     vary_on_identity(response)
-    new = request.META.get(_NEW_ID)
-    name = conf.current().anonymous_cookie
-    if new is None or name is None:
-        return
-    response.set_signed_cookie(
-        name,
-        new,
-        salt=ANONYMOUS_COOKIE_SALT,
-        max_age=ANONYMOUS_COOKIE_SECONDS,
-        domain=settings.SESSION_COOKIE_DOMAIN,
-        path=settings.SESSION_COOKIE_PATH,
-        secure=settings.SESSION_COOKIE_SECURE,
-        httponly=True,
-        samesite=settings.SESSION_COOKIE_SAMESITE,
-    )
-    patch_cache_control(response, private=True)
+    is_about_cookie = remember_visitor(request, response, is_read_only=is_read_only)
+    is_shareable = bool(conf.current().identity_headers) and _IS_TIMED_OUT not in request.META
+    if is_about_cookie or not is_shareable:
+        page_caching.make_private(response)
+    else:
+        page_caching.release(request)
+
+
+def finish_response(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Call `remember_identity`, after which a streamed body can identify nobody any more."""
+    remember_identity(request, response)
+    if response.streaming and _IS_ASKED not in request.META:
+        request.META[_IS_STREAMED] = True

@@ -184,9 +184,15 @@ def identity_of(user: AbstractBaseUser) -> Identity:
     request.user = user  # type: ignore[assignment]  # whatever user model the site has
     request.session = SessionBase()
     try:
-        return identify(request)
+        identity = identify(request)
     except Exception as error:  # the callable is the site's, and may raise anything
         raise LookupError(
             f"POSTHOG_API_IDENTITY cannot say who {user} is without a real request: {error!r}. "
             "Look the person up by distinct id instead."
         ) from error
+    if not identity.distinct_id:
+        raise LookupError(
+            f"POSTHOG_API_IDENTITY gives {user} no distinct id: nothing is evaluated, and "
+            "the flags are settings.FEATURES."
+        )
+    return identity

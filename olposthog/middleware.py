@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-from .identity import remember_identity
+from .identity import finish_response
 from .request import Features
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ class IdentityMiddleware:
     """Sets `request.features`, and the visitor's cookie on pages whose flags depend on the visitor.
 
     Put it anywhere in MIDDLEWARE, but after one that caches pages. A page that asks for no flags by
-    request gets neither a cookie nor a `Vary`.
+    request gets neither a cookie nor a `Vary`. A streamed body that asks for flags by request first
+    raises RuntimeError, because the response's headers are sent.
     """
 
     sync_capable = True
@@ -37,7 +38,7 @@ class IdentityMiddleware:
         response = self.get_response(request)
         if isinstance(response, Awaitable):
             return self._remember_later(request, response)
-        remember_identity(request, response)
+        finish_response(request, response)
         return response
 
     @staticmethod
@@ -45,5 +46,5 @@ class IdentityMiddleware:
         request: HttpRequest, coming: Awaitable[HttpResponse]
     ) -> HttpResponse:
         response = await coming
-        remember_identity(request, response)
+        finish_response(request, response)
         return response

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from typing import Any
 
 MAX_LEVELS = 200
@@ -26,7 +27,7 @@ def read(text: str | bytes) -> Any:
 
 
 def read_strictly(text: str | bytes) -> Any:
-    """Return the value of a JSON document. Raise ValueError also for a number that is not finite."""
+    """Return the value of a JSON document. Raise ValueError also for NaN and infinite numbers."""
     try:
         return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError as error:
@@ -75,11 +76,11 @@ def decoded(payload: Any) -> Any:
     """
     if not isinstance(payload, str):
         return payload if is_portable(payload) else None
-    try:
+    with suppress(ValueError):
         value = read_strictly(payload)
-    except ValueError:
-        return payload if is_unicode(payload) else None
-    return value if is_portable(value) else payload
+        if is_portable(value):
+            return value
+    return payload if is_unicode(payload) else None
 
 
 def _finite(number: str) -> float:

@@ -135,6 +135,25 @@ def patterns(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]*[A-Za-z][!#$%&'*+\-.^`|~0-9A-Za-z]*")
+"""A header's name without underscores, which web servers drop and WSGI confuses with hyphens."""
+
+
+def header_names(value: Any) -> tuple[str, ...]:
+    """Return names of request headers."""
+    expected = "a list of names of request headers"
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise Refused(expected, 'Set for example ["Cookie", "X-Api-Key"].')
+    for name in value:
+        if not _HEADER_NAME.fullmatch(name):
+            raise Refused(
+                expected,
+                f'{name!r} is not a header as a client sends it. Set for example "X-Remote-User"; '
+                "REMOTE_USER and other variables of the web server are not headers.",
+            )
+    return tuple(value)
+
+
 SERVERS_OWN = frozenset({"user_id", "environment", "distinct_id"})
 """Person properties that only the server sets."""
 RESERVED_CONTEXT = frozenset({"targetingKey", *SERVERS_OWN})

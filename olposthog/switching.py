@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeAlias
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
+from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
+from django.middleware.cache import UpdateCacheMiddleware
 from django.views import View
 
 from .condition import FlagCondition
 from .identity import remember_identity
+from .page_caching import PAGE_CACHES
 
 ViewFunction: TypeAlias = Callable[..., Any]
 
@@ -44,6 +48,37 @@ def shared_attributes(on: ViewFunction, off: ViewFunction) -> dict[str, Any]:
             "above flag_required, where they hold for both."
         )
     return shared
+
+
+def check_page_caches(on: ViewFunction, off: Any) -> None:
+    """Raise TypeError if `cache_page` below a guard shares a key with another page of the address.
+
+    The first page stored would be the answer for everybody. The other page is that of the view
+    `off`, or the whole address in Django's site-wide cache. Caches that `method_decorator` puts on
+    a class are not found.
+    """
+    of_on, of_off = _page_caches(on, set()), _page_caches(off, set())
+    of_site = {
+        (settings.CACHE_MIDDLEWARE_ALIAS, settings.CACHE_MIDDLEWARE_KEY_PREFIX)
+        for middleware in settings.MIDDLEWARE or ()
+        if middleware in PAGE_CACHES
+    }
+    if of_on & of_off or (of_on | of_off) & of_site:
+        raise TypeError(
+            "cache_page below a guard stores a page under a key that another page of the same "
+            'address has. Give it a key_prefix, as in cache_page(60, key_prefix="new").'
+        )
+
+
+def _page_caches(view: Any, seen: set[Any]) -> set[tuple[str, str]]:
+    """Return alias and key prefix of the page caches in the functions that make up a view."""
+    if isinstance(view, UpdateCacheMiddleware):
+        return {(view.cache_alias, view.key_prefix)}
+    if not isinstance(view, FunctionType) or view in seen:
+        return set()
+    seen.add(view)
+    parts = [cell.cell_contents for cell in view.__closure__ or ()]
+    return set().union(*(_page_caches(part, seen) for part in parts))
 
 
 def attributes(view: ViewFunction) -> dict[str, Any]:

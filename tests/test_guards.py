@@ -686,8 +686,10 @@ def test_a_cached_permission_keeps_users_apart(enabled, db):
             assert seen == [status] * 2
 
 
-def test_a_cached_guard_is_cached(enabled):
-    """A visitor whom the site knows gets the page from the cache, until it expires."""
+@pytest.mark.parametrize("headers", [None, ["Cookie"]], ids=["by default", "named headers"])
+def test_a_cached_guard_is_cached(enabled, settings, headers):
+    """Where the site names the headers, a known visitor gets the page from the cache."""
+    settings.POSTHOG_API_IDENTITY_HEADERS = headers
     client = Client()
     client.get("/home/")
     enabled.flags = {"beta": True}
@@ -696,7 +698,7 @@ def test_a_cached_guard_is_cached(enabled):
     enabled.flags = {"beta": False}
     clear_cache()
 
-    assert asked(client, "/cached/function/") == ["new"] * 3
+    assert asked(client, "/cached/function/") == ["new" if headers else "old"] * 3
 
 
 @pytest.mark.usefixtures("_middleware")

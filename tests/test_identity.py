@@ -20,7 +20,13 @@ from django.http import HttpResponse
 from django.test import Client, RequestFactory
 
 from olposthog.features import default_unique_id, evaluate, for_request, is_enabled
-from olposthog.identity import Identity, default_identity, identify, remember_identity
+from olposthog.identity import (
+    SHARED_VISITOR_ID,
+    Identity,
+    default_identity,
+    identify,
+    remember_identity,
+)
 from olposthog.snapshot import Runtime
 from tests.posthog_server import Flag
 
@@ -160,14 +166,14 @@ def test_a_cookie_that_is_not_ours_is_a_new_visitor(enabled, client, forge):
     assert client.get(FEATURES_URL).json()["distinct_id"] == new
 
 
-def test_without_the_cookie_visitors_share_the_servers_id(enabled, settings):
-    """With `POSTHOG_API_ANONYMOUS_COOKIE = None` all anonymous visitors are the server itself."""
+def test_without_the_cookie_visitors_share_an_id(enabled, settings):
+    """With `POSTHOG_API_ANONYMOUS_COOKIE = None` all anonymous visitors are one person."""
     settings.POSTHOG_API_ANONYMOUS_COOKIE = None
 
     responses = [Client().get(FEATURES_URL) for _ in range(3)]
 
     ids = {response.json()["distinct_id"] for response in responses}
-    assert ids == {default_unique_id()} == {"tests.example.com"}
+    assert ids == {SHARED_VISITOR_ID} != {default_unique_id()}
     assert not any(response.cookies for response in responses)
     assert len(enabled.flag_calls) == 1
 
@@ -195,8 +201,10 @@ def test_an_answer_that_sets_the_cookie_is_private(enabled):
     assert parts == {"private", "max-age=60"}
 
 
-def test_a_later_answer_may_be_cached(enabled, client):
-    """An answer that sets no cookie keeps its Cache-Control."""
+@pytest.mark.parametrize("headers", [None, ["Cookie"]], ids=["by default", "named headers"])
+def test_a_later_answer_may_be_cached(enabled, client, settings, headers):
+    """An answer that sets no cookie keeps its Cache-Control where the site names the headers."""
+    settings.POSTHOG_API_IDENTITY_HEADERS = headers
     client.get(FEATURES_URL)
     request, response = RequestFactory().get("/"), HttpResponse()
     request.COOKIES = {name: each.value for name, each in client.cookies.items()}
@@ -205,7 +213,7 @@ def test_a_later_answer_may_be_cached(enabled, client):
     remember_identity(request, response)
 
     assert "Cookie" in response["Vary"]
-    assert "Cache-Control" not in response
+    assert response.get("Cache-Control") == (None if headers else "private")
 
 
 def test_remembering_nobody_does_nothing(enabled):
@@ -327,21 +335,22 @@ def test_composite_keys_are_told_apart(enabled):
     [Account(None), Account((None, None)), Account(("acme", None)), Keyless()],
     ids=["unsaved", "unsaved composite", "half of a composite", "keyless"],
 )
-def test_a_user_without_a_key_is_the_server(enabled, user):
-    """A user whom nothing tells from others gets the server's flags, and no cookie."""
+def test_a_user_without_a_key_is_nobody(enabled, user):
+    """A user whom nothing tells from others gets FEATURES, and no cookie."""
     request, response = make_request(user), HttpResponse()
 
     snapshot = for_request(request)
     remember_identity(request, response)
 
-    assert snapshot.distinct_id == default_unique_id()
+    assert snapshot.distinct_id == ""
     assert snapshot.anonymous
     assert not response.cookies
+    assert enabled.requests == []
 
 
-def test_an_unsaved_user_of_django_is_the_server(enabled):
+def test_an_unsaved_user_of_django_is_nobody(enabled):
     """The same goes for Django's own user before it is saved."""
-    assert for_request(make_request(get_user_model()())).distinct_id == default_unique_id()
+    assert for_request(make_request(get_user_model()())).distinct_id == ""
 
 
 def test_a_composite_key_is_no_id(enabled, membership):

@@ -42,6 +42,9 @@ class Rendered:
 class PersonalView(APIView):
     """A view whose answers are for the person who asks, and for nobody else."""
 
+    is_read_only = False
+    """Whether a POST changes nothing either, and may set a new visitor's cookie."""
+
     def finalize_response(
         self, request: Request, response: Response, *args: Any, **kwargs: Any
     ) -> Response:
@@ -49,7 +52,7 @@ class PersonalView(APIView):
         final = super().finalize_response(request, response, *args, **kwargs)
         final["Cache-Control"] = "private, no-cache"
         final["X-Content-Type-Options"] = "nosniff"  # flags are JSON, and must not pass for HTML
-        remember_identity(plain(request), final)
+        remember_identity(plain(request), final, is_read_only=self.is_read_only)
         return final
 
 

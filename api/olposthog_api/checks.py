@@ -24,6 +24,7 @@ RATE_OF_NOTHING = "olposthog_api.W002"
 NOTHING_COUNTED = "olposthog_api.W003"
 NO_CACHE_TABLE = "olposthog_api.W004"
 APP_NOT_INSTALLED = "olposthog_api.W005"
+NUM_PROXIES_NOT_SET = "olposthog_api.W006"
 
 
 def check_api(**_: Any) -> list[CheckMessage]:
@@ -91,7 +92,21 @@ def _throttle() -> Iterator[CheckMessage]:
             hint="Set a rate such as '60/min', or None for no throttle.",
             id=RATE_OF_NOTHING,
         )
-    elif in_production and _counts_nothing():
+    elif in_production:
+        yield from _counting()
+
+
+def _counting() -> Iterator[CheckMessage]:
+    """Report that the rate counts nothing, or all visitors behind a proxy as one client."""
+    if api_settings.NUM_PROXIES is None:
+        yield CheckWarning(
+            'REST_FRAMEWORK\'s NUM_PROXIES is not set. The rate for the scope "features" counts '
+            "connecting addresses: behind a proxy, all anonymous visitors share one limit.",
+            hint="Set NUM_PROXIES in REST_FRAMEWORK to the number of proxies in front of Django, "
+            "or to 0.",
+            id=NUM_PROXIES_NOT_SET,
+        )
+    if _counts_nothing():
         yield CheckWarning(
             f"CACHES[{DEFAULT_CACHE_ALIAS!r}], where DRF counts requests, is a DummyCache: the "
             'rate for the scope "features" holds nobody back.',

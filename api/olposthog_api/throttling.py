@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rest_framework.settings import api_settings
 from rest_framework.throttling import ScopedRateThrottle, SimpleRateThrottle
 
 from olposthog.sparing import Sparing
+
+if TYPE_CHECKING:
+    from rest_framework.request import Request
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,10 @@ class TolerantCache:
 class FeaturesThrottle(ScopedRateThrottle):
     """The throttle of scope `features`; without a rate for it there is no throttle.
 
-    While DRF's cache is away nobody is held up, and nobody gets an error.
+    While DRF's cache is unavailable, requests are neither counted nor refused.
+
+    An anonymous client is the address that connects. `X-Forwarded-For`, which a client can set to
+    anything, is used only if REST framework's `NUM_PROXIES` is set.
     """
 
     cache = TolerantCache()  # type: ignore[assignment]  # as much of a cache as a throttle uses
@@ -55,3 +61,9 @@ class FeaturesThrottle(ScopedRateThrottle):
         """Return the host project's rate, as it is now."""
         rates = api_settings.DEFAULT_THROTTLE_RATES
         return cast("str | None", rates.get(self.scope or ""))
+
+    def get_ident(self, request: Request) -> str:
+        """Return the client's address."""
+        if api_settings.NUM_PROXIES is None:
+            return str(request.META.get("REMOTE_ADDR"))
+        return super().get_ident(request)

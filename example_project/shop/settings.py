@@ -202,6 +202,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_THROTTLE_RATES": {"features": "300/min"},  # of one user, or one visitor's address
+    "NUM_PROXIES": 0,  # in front of Django
 }
 
 SPECTACULAR_SETTINGS = {

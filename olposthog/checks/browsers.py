@@ -9,17 +9,15 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
+from django.utils.module_loading import import_string
 
 from olposthog import conf
 from olposthog.identity import user_ids_may_be_uuids
+from olposthog.page_caching import PAGE_CACHES
 
 from . import ids
 
 IDENTITY_MIDDLEWARE = "olposthog.middleware.IdentityMiddleware"
-CACHE_MIDDLEWARE = frozenset(
-    {"django.middleware.cache.UpdateCacheMiddleware", "django.middleware.cache.CacheMiddleware"}
-)
-"""What stores pages for all visitors for whom they do not vary."""
 
 
 def messages(settings: conf.Settings) -> Iterator[CheckMessage]:
@@ -34,6 +32,7 @@ def messages(settings: conf.Settings) -> Iterator[CheckMessage]:
         )
     yield from _cookie(settings)
     yield from _middleware()
+    yield from _identity_headers(settings)
 
 
 def _flags(settings: conf.Settings) -> Iterator[CheckMessage]:
@@ -91,10 +90,47 @@ def _middleware() -> Iterator[CheckMessage]:
     if IDENTITY_MIDDLEWARE not in middleware:
         return
     for inner in middleware[middleware.index(IDENTITY_MIDDLEWARE) :]:
-        if inner in CACHE_MIDDLEWARE:
+        if inner in PAGE_CACHES:
             yield CheckWarning(
-                f"MIDDLEWARE has {inner} after {IDENTITY_MIDDLEWARE}: a page is cached before it "
-                "says whom it is for, and others get that visitor's flags.",
+                f"MIDDLEWARE has {inner} after {IDENTITY_MIDDLEWARE}: a page with flags "
+                "reaches the cache before it names its Vary. It is not cached, and only a private "
+                "attribute of Django's requests keeps it from others.",
                 hint=f"Put {IDENTITY_MIDDLEWARE} after {inner}.",
                 id=ids.CACHED_BEFORE_IDENTITY,
             )
+
+
+def _identity_headers(settings: conf.Settings) -> Iterator[CheckMessage]:
+    """Report a header that users are known by, and that answers do not name in `Vary`."""
+    if not settings.identity_headers or not apps.is_installed("django.contrib.auth"):
+        return
+    from django.contrib.auth.middleware import RemoteUserMiddleware  # which needs its models
+
+    named = {one.lower() for one in ("Authorization", *settings.identity_headers)}
+    for path in _middleware_in_use():
+        middleware = _imported(path)
+        if not (isinstance(middleware, type) and issubclass(middleware, RemoteUserMiddleware)):
+            continue
+        variable = middleware.header
+        header = variable.removeprefix("HTTP_").replace("_", "-").title()
+        if not variable.startswith("HTTP_"):
+            yield CheckWarning(
+                f"POSTHOG_API_IDENTITY_HEADERS is set, and {path} reads users from {variable}, "
+                "which is not a header: caches give one user's page to another.",
+                hint="Unset POSTHOG_API_IDENTITY_HEADERS.",
+                id=ids.IDENTITY_HEADER_MISSING,
+            )
+        elif header.lower() not in named:
+            yield CheckWarning(
+                f"POSTHOG_API_IDENTITY_HEADERS lacks {header}, which {path} reads users from: "
+                "caches give one user's page to another.",
+                hint=f'Add "{header}" to POSTHOG_API_IDENTITY_HEADERS.',
+                id=ids.IDENTITY_HEADER_MISSING,
+            )
+
+
+def _imported(path: str) -> object:
+    try:
+        return import_string(path)
+    except Exception:  # noqa: BLE001  # Django's own checks and its start report it
+        return None

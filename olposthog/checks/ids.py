@@ -28,6 +28,7 @@ ERRORS = {
     "POSTHOG_STALE_IF_ERROR_SECONDS": "olposthog.E023",
     "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS": "olposthog.E024",
     "POSTHOG_API_CONTEXT_PROPERTIES": "olposthog.E025",
+    "POSTHOG_API_IDENTITY_HEADERS": "olposthog.E026",
 }
 """The id of the error for each setting whose value cannot be used."""
 
@@ -71,3 +72,4 @@ PATTERN_OF_NO_FLAG = "olposthog.W024"
 COOKIE_DROPPED = "olposthog.W025"
 CACHED_BEFORE_IDENTITY = "olposthog.W026"
 FAILURES_HIDDEN = "olposthog.W027"
+IDENTITY_HEADER_MISSING = "olposthog.W028"

@@ -354,8 +354,12 @@ def test_conditional_get_middleware_changes_nothing(visited, settings):
 def rates(settings):
     """Sets DRF's throttle rates."""
 
-    def set_rates(**rates):
-        settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_THROTTLE_RATES": rates}
+    def set_rates(*, proxies=None, **rates):
+        settings.REST_FRAMEWORK = {
+            **settings.REST_FRAMEWORK,
+            "DEFAULT_THROTTLE_RATES": rates,
+            "NUM_PROXIES": proxies,
+        }
 
     return set_rates
 
@@ -386,6 +390,49 @@ def test_a_rate_limits_both_endpoints_together(visited, rates):
     assert 0 < int(refused["Retry-After"]) <= 24 * 3600
     assert refused.json()["detail"].startswith("Request was throttled.")
     assert directives(refused) == {"private", "no-cache"}
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "let_through"),
+    [
+        (None, "203.0.113.{n}", 5),
+        (None, "203.0.113.{n}, 198.51.100.{n}", 5),
+        (None, "", 5),
+        (0, "203.0.113.{n}", 5),
+        (1, "203.0.113.{n}, 198.51.100.7", 5),
+        (1, "{n}.{n}.{n}.{n},, 198.51.100.7", 5),
+        (2, "203.0.113.{n}, 198.51.100.7, 10.0.0.1", 5),
+        (1, "198.51.100.{n}", 40),
+        (2, "198.51.100.{n}, 10.0.0.1", 40),
+    ],
+)
+def test_the_throttle_counts_clients(enabled, rates, *, proxies, forwarded, let_through):
+    """Of 40 requests at 5 a day a client gets 5, whatever `X-Forwarded-For` it makes up.
+
+    With `NUM_PROXIES`, the address that the outermost proxy saw is the client.
+    """
+    rates(features="5/day", proxies=proxies)
+
+    statuses = [
+        Client().get(url, headers={"x-forwarded-for": forwarded.format(n=n)}).status_code
+        for n in range(20)
+        for url in (FEATURES_URL, FLAG_URL)
+    ]
+
+    if let_through == 40:  # each of 20 clients asks twice
+        assert 429 not in statuses
+    else:
+        assert statuses[5:] == [429] * 35
+        assert len(enabled.flag_calls) <= 5
+
+
+def test_addresses_are_clients(enabled, rates):
+    """Each address that connects has a limit of its own."""
+    rates(features="1/day")
+
+    for address in ("192.0.2.1", "192.0.2.2"):
+        statuses = [Client().get(FEATURES_URL, REMOTE_ADDR=address).status_code for _ in range(2)]
+        assert statuses == [200, 429]
 
 
 def test_a_304_counts_like_any_request(visited, rates):

@@ -23,6 +23,7 @@ def rate(settings, value):
     settings.REST_FRAMEWORK = {
         **settings.REST_FRAMEWORK,
         "DEFAULT_THROTTLE_RATES": {"features": value},
+        "NUM_PROXIES": 0,
     }
 
 
@@ -99,6 +100,23 @@ def test_throttle_that_counts_nothing(production):
     assert "CACHES['default']" in warning().msg
     assert "CACHES['default']" in str(warning().hint)
 
+    production.DEBUG = True
+    assert found() == []
+
+
+def test_number_of_proxies_not_set(production):
+    """In production, a rate needs to know how many proxies are in front of Django."""
+    rates = {"DEFAULT_THROTTLE_RATES": {"features": "60/min"}}
+    production.REST_FRAMEWORK = rates
+
+    assert warning().id == checks.NUM_PROXIES_NOT_SET
+    assert "NUM_PROXIES" in warning().msg
+    assert "number of proxies" in str(warning().hint)
+
+    for number in (0, 1):
+        production.REST_FRAMEWORK = {**rates, "NUM_PROXIES": number}
+        assert found() == []
+    production.REST_FRAMEWORK = rates
     production.DEBUG = True
     assert found() == []
 

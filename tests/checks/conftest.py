@@ -20,6 +20,7 @@ def production(settings: Settings) -> Settings:
     settings.REST_FRAMEWORK = {
         **settings.REST_FRAMEWORK,
         "DEFAULT_THROTTLE_RATES": {"features": "60/min"},
+        "NUM_PROXIES": 1,
     }
     settings.CACHES = {
         "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},

