@@ -1,4 +1,4 @@
-"""JSON values that every reader can read: Unicode text, finite numbers, a bounded depth.
+"""JSON values that every reader can read: finite numbers, a bounded depth, Unicode text.
 
 Python's own `json` accepts more, from PostHog as well as from the shared cache. What it accepts in
 addition would fail later, when an answer is written for a browser.
@@ -35,20 +35,19 @@ def read_strictly(text: str | bytes) -> Any:
 
 
 def is_portable(value: Any) -> bool:
-    """Return whether a JSON value has Unicode text, finite numbers and few enough levels."""
+    """Return whether a JSON value has finite numbers and at most `MAX_LEVELS` levels.
+
+    Text in it may be half of a character, which JSON can write.
+    """
     level = [value]
     for _ in range(MAX_LEVELS):
         below: list[Any] = []
         for one in level:
             match one:
-                case str():
-                    if not is_unicode(one):
-                        return False
                 case float():
                     if not math.isfinite(one):
                         return False
                 case dict():
-                    below += one.keys()
                     below += one.values()
                 case list():
                     below += one
@@ -59,7 +58,7 @@ def is_portable(value: Any) -> bool:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether text can be encoded: JSON can name halves of characters, UTF-8 cannot."""
+    """Return whether text can be encoded. JSON can write half of a character, UTF-8 cannot."""
     if text.isascii():
         return True
     try:
@@ -80,7 +79,7 @@ def decoded(payload: Any) -> Any:
         value = read_strictly(payload)
         if is_portable(value):
             return value
-    return payload if is_unicode(payload) else None
+    return payload
 
 
 def _finite(number: str) -> float:

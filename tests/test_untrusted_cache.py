@@ -52,8 +52,6 @@ HOSTILE: dict[str, object] = {
     "value is half a character": changed(value=HALF),
     "payload is not a number": changed(payload=float("nan")),
     "payload is infinite": changed(payload=[{"a": float("inf")}]),
-    "payload is half a character": changed(payload={"a": [HALF]}),
-    "payload has half a key": changed(payload={HALF: 1}),
     "payload is deep": changed(payload=DEEP),
     "reason is a list": changed(reason=["condition_match"]),
     "reason is null": changed(reason=None),
@@ -193,8 +191,6 @@ def test_no_junk_reaches_a_caller(
 
 SURROGATES: dict[str, object] = {
     "value": Flag(HALF),
-    "payload": Flag(True, payload=HALF),
-    "payload that is no text": Flag(True, payload={"a": HALF}),
     "reason": Flag(True, reason=HALF),
     "description": Flag(True, description=HALF),
 }
@@ -211,7 +207,6 @@ def test_half_a_character_from_posthog_is_no_value(site: PostHogServer, odd: obj
     assert snapshot.source is Source.POSTHOG
     for text in (*map(str, snapshot.flags.values()), *snapshot.reasons.values()):
         text.encode()
-    json.dumps(dict(snapshot.payloads), ensure_ascii=False).encode()
 
 
 def test_key_of_half_a_character_is_left_out(site: PostHogServer) -> None:

@@ -209,7 +209,7 @@ def _faults(flag: Mapping[str, Any]) -> Iterator[str]:
     if unknown_format(filters):  # which may use the same names for other things
         return
     if not is_portable(filters):
-        yield '"filters" holds a number that is not finite, or text that is not Unicode'
+        yield '"filters" holds a number that is not finite, or is nested too deeply'
     if flag.get("active") and not isinstance(filters.get("groups"), list):
         yield '"groups" must be a list'
     if not isinstance(filters.get("feature_enrollment"), bool | None):
@@ -227,7 +227,7 @@ def _faults_of_filters(filters: Mapping[str, Any]) -> Iterator[str]:
     if not _are_objects(groups) or not _are_objects(variants):
         yield '"groups" and "variants" must be lists of JSON objects'
         return
-    if not all(isinstance(one.get("key"), str) and one["key"] for one in variants):
+    if not all(_has_key(one) for one in variants):
         yield 'a variant has no "key"'
     if not all(_is_number(one.get("rollout_percentage")) for one in variants):
         yield 'the "rollout_percentage" of a variant is not a number'
