@@ -49,10 +49,12 @@ class Call:
                 socket.socket.shutdown(connection.transport_socket, socket.SHUT_RDWR)
 
     def hold(self, connection: Connection | None) -> None:
-        """Set the connection that the call is on."""
-        self._connection = connection
+        """Set the connection that the call is on. Raise ConnectionAbortedError if aborted."""
+        self._connection = connection  # before the check, so that no abort comes between
         if connection is not None:
             connection.call = self
+            if self.is_aborted:
+                raise ConnectionAbortedError
 
 
 @dataclass(slots=True)
@@ -128,9 +130,7 @@ class Connection(HTTPConnection):
         super().connect()
         for option in KEEP_ALIVE_SOCKET_OPTIONS:
             self.transport_socket.setsockopt(*option)
-        if attempt.call.is_aborted:
-            self.close()
-            raise ConnectionAbortedError
+        attempt.call.hold(self)  # again, as a call aborted meanwhile had no socket to shut down
 
     @property
     def is_connected(self) -> bool:

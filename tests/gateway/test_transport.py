@@ -13,6 +13,7 @@ import pytest
 from posthog.request import KEEP_ALIVE_SOCKET_OPTIONS
 
 from olposthog.gateway import Call
+from olposthog.gateway.transport import Connection
 from olposthog.snapshot import Evaluation
 from tests.gateway.asking import Clock, asking, defining, failure, needs_linux
 from tests.gateway.proxy import Proxy
@@ -289,6 +290,25 @@ def test_call_that_is_over_cannot_be_aborted(
 
     assert asked.result(PATIENCE).decisions["beta"].value is True
     assert len(posthog.flag_calls) == 2
+
+
+def test_connection_belongs_to_its_latest_call() -> None:
+    """A call whose connection went back to the pool cannot shut it down under the next call."""
+    connection = Connection("posthog.invalid")
+    near, far = socket.socketpair()
+    with near, far:
+        connection.sock = near
+        earlier, later = Call(), Call()
+        earlier.hold(connection)
+        later.hold(connection)
+
+        earlier.abort()
+        far.sendall(b"x")
+        assert near.recv(1) == b"x"
+        later.abort()
+        assert near.recv(1) == b""
+        with pytest.raises(ConnectionAbortedError):
+            later.hold(connection)
 
 
 def test_slow_name_lookup_ends_with_its_call(
