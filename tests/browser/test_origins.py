@@ -137,6 +137,69 @@ def test_site_that_is_not_named_reads_nothing(tab: Tab, tmp_path: Path):
         page.close()
 
 
+ATTACK = """<!doctype html><title>Another site</title>
+<a href="{shop}/live/">To the shop</a>
+<form method="post" action="{shop}/api/features/checkout/exposure/"></form>
+<form method="post" action="{shop}/live/"></form>
+<iframe src="{shop}/api/features/"></iframe>
+<img src="{shop}/api/features/?keys=checkout">
+<script>
+  const all = { credentials: "include", mode: "no-cors" };
+  window.done = Promise.allSettled([
+    fetch("{shop}/api/features/", all),
+    fetch("{shop}/api/features/checkout/exposure/", { ...all, method: "POST" }),
+  ]);
+</script>"""
+
+
+def test_another_site_does_not_change_who_a_visitor_is(tab: Tab, tmp_path: Path):
+    """Whatever another site makes the browser send, the visitor's id and cookie stay."""
+    tab.open()
+    visitor = tab.person
+
+    def kept() -> list[Any]:
+        cookies = tab.page.context.cookies(tab.address)
+        return [one["value"] for one in cookies if one["name"] == "olposthog_id"]
+
+    before = kept()
+    (tmp_path / "index.html").write_text(ATTACK.replace("{shop}", tab.address))
+    with another_server(tmp_path) as port:
+        page = tab.page.context.new_page()
+        for form in range(2):
+            page.goto(f"http://localhost:{port}/")
+            page.evaluate("window.done")
+            assert kept() == before
+            with page.expect_response(
+                lambda answer: answer.request.is_navigation_request()
+            ) as sent:
+                page.evaluate("number => document.forms[number].submit()", form)
+            assert sent.value.request.method == "POST"
+            assert sent.value.url.startswith(tab.address)
+            assert kept() == before
+        page.close()
+    tab.open()
+
+    assert len(before) == 1
+    assert tab.person == visitor
+
+
+def test_a_link_from_another_site_brings_a_visitor(
+    address: str, tmp_path: Path, new_context: Callable[[], BrowserContext]
+):
+    """Who first comes by another site's link is a visitor from that page on."""
+    (tmp_path / "index.html").write_text(f'<!doctype html><a href="{address}/live/">Shop</a>')
+    with another_server(tmp_path) as port:
+        newcomer = Tab(new_context().new_page(), address)
+        newcomer.page.goto(f"http://localhost:{port}/")
+        newcomer.page.get_by_role("link").click()
+        newcomer.settle()
+    visitor = newcomer.person
+
+    newcomer.open()
+
+    assert newcomer.person == visitor
+
+
 # JSON is not run as a script, and not shown as a page.
 AS_SCRIPT = """url => new Promise(resolve => {
   const script = document.createElement("script");
