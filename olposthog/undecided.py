@@ -46,7 +46,9 @@ FIXES = {
         "Let the flag depend only on flags of the same aggregation and runtime that can be "
         "decided locally."
     ),
-    UndecidedReason.PATTERN: "Use a simpler regular expression, or another operator.",
+    UndecidedReason.PATTERN: (
+        "Install olposthog[re2], use a simpler regular expression, or use another operator."
+    ),
     UndecidedReason.UNSUPPORTED: (
         "Change the condition in PostHog, or upgrade olposthog and posthog."
     ),

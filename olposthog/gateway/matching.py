@@ -18,6 +18,8 @@ from posthog.types import UnresolvedFlagReason
 
 from olposthog.undecided import Undecided, UndecidedReason
 
+from . import patterns
+
 REGEX_OPERATORS = ("regex", "not_regex")
 EXACT_OPERATORS = ("exact", "is_not")
 VALUELESS_OPERATORS = ("is_set", "is_not_set")
@@ -48,9 +50,8 @@ def unsupported(property_filter: Mapping[str, Any], matching_version: int) -> Un
         or (operator in DATE_OPERATORS and not _is_date(value) and not _is_relative_date(value))
     ):
         return unusable
-    if operator in REGEX_OPERATORS and not _is_pattern(value):
-        detail = f"the regular expression for the property {key!r} needs PostHog's engine"
-        return Undecided(UndecidedReason.PATTERN, detail)
+    if operator in REGEX_OPERATORS:
+        return _unsupported_pattern(value, key)
     try:
         # The SDK checks the filter itself when the property is missing.
         match_property(property_filter, {}, matching_version)
@@ -69,21 +70,32 @@ def matches(
     key = property_filter["key"]
     if key not in properties:
         return Undecided(UndecidedReason.MISSING_PROPERTY, f"it needs the property {key!r}")
-    operator = property_filter.get("operator")
     try:
-        if operator in SEMVER_OPERATORS and not _is_version(properties[key]):
-            return _unusable(key)
-        if operator in DATE_OPERATORS:
-            return _matches_date(property_filter, properties[key], matching_version)
-        return match_property(property_filter, properties, matching_version)
+        result = _match(property_filter, properties[key], matching_version)
     except InconclusiveMatchError as error:
         if error.reason is UnresolvedFlagReason.MISSING_CONTEXT:
             return _unusable(key)
     except Exception:  # noqa: BLE001, S110  # whatever the SDK raises, it cannot decide
         pass
+    else:
+        return result
     return Undecided(
         UndecidedReason.UNSUPPORTED, f"its filter of the property {key!r} needs PostHog's engine"
     )
+
+
+def _match(
+    property_filter: Mapping[str, Any], value: Any, matching_version: int
+) -> bool | Undecided:
+    operator, key = property_filter.get("operator"), property_filter["key"]
+    if operator in SEMVER_OPERATORS and not _is_version(value):
+        return _unusable(key)
+    if operator in DATE_OPERATORS:
+        return _matches_date(property_filter, value, matching_version)
+    if operator in REGEX_OPERATORS and patterns.HAS_RE2:
+        found = patterns.search(property_filter["value"], value)
+        return _unusable(key) if found is None else found is (operator == "regex")
+    return match_property(property_filter, {key: value}, matching_version)
 
 
 def exact_texts(property_filter: Mapping[str, Any], matching_version: int) -> frozenset[str] | None:
@@ -157,16 +169,34 @@ def _is_version(value: Any, operator: str = "semver_eq") -> bool:
     return isinstance(value, str | int | float) and pattern.fullmatch(str(value)) is not None
 
 
-def _is_pattern(value: Any) -> bool:
+def _unsupported_pattern(pattern: Any, key: str) -> Undecided | None:
+    """Return why a regular expression cannot be matched as PostHog does."""
+    reason = "it is no text"
+    if isinstance(pattern, str) and patterns.HAS_RE2:
+        try:
+            patterns.compile_pattern(pattern)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            return None
+    elif isinstance(pattern, str):
+        if patterns.is_simple(pattern) and _is_understood(pattern):
+            return None
+        reason = "olposthog[re2] is not installed"
+    return Undecided(
+        UndecidedReason.PATTERN,
+        f"the regular expression for the property {key!r} needs PostHog's engine: {reason}",
+    )
+
+
+def _is_understood(pattern: str) -> bool:
     """Return whether the SDK can match a regular expression as PostHog does.
 
     It takes one that Python cannot compile for one that matches nothing, negated or not.
     """
-    if not isinstance(value, str):
-        return False
     try:
         return any(
-            match_property({"key": "text", "operator": operator, "value": value}, {"text": ""})
+            match_property({"key": "text", "operator": operator, "value": pattern}, {"text": ""})
             for operator in REGEX_OPERATORS
         )
     except Exception:  # noqa: BLE001  # whatever the SDK raises, it cannot use the pattern
