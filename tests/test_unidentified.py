@@ -38,7 +38,7 @@ from olposthog.inspection import identity_of
 from olposthog.request import Features
 from olposthog.snapshot import Runtime, Source
 from olposthog.testing import override_flags
-from tests.posthog_server import Flag, PostHogServer
+from tests.posthog_server import PATIENCE, Flag, PostHogServer
 from tests.test_definitions import flag
 from tests.test_exposures import told
 
@@ -100,6 +100,7 @@ def hasty(
     settings.FEATURES = OTHERS
     enabled.flags = {"internal-tools": Flag(only_for={default_unique_id()}), "new-nav": False}
     assert evaluate().flags["internal-tools"] is True  # the caches have the server's own flags
+    per_process.current().settle(PATIENCE)
     enabled.clear()
     settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 0.2
     loaded = threading.Event()
