@@ -162,7 +162,7 @@ class Evaluator:
         if known is not None:
             return known
         if not query.identity.distinct_id:
-            return self._answer_nobody(query)
+            return self._answer_unidentified(query)
         generation = self.recent.generation
         if not self.settings.enabled:
             snapshot = self._answer(None, Source.DISABLED, query)
@@ -179,8 +179,8 @@ class Evaluator:
         self.recent.put(query.key, snapshot, generation)
         return snapshot
 
-    def _answer_nobody(self, query: Query) -> FlagSnapshot:
-        """Return `settings.FEATURES`. Nobody has no evaluation, and no cache entry either."""
+    def _answer_unidentified(self, query: Query) -> FlagSnapshot:
+        """Return `settings.FEATURES`, without an evaluation or a cache entry."""
         source = Source.FALLBACK if self.settings.enabled else Source.DISABLED
         return self._answer(None, source, query)
 

@@ -82,8 +82,8 @@ class Identity:
     flags are hashed by. None means unknown: a request's identity then gets `device_id_of(request)`.
     Empty text means that there is no device id.
 
-    An empty distinct id means nobody: nothing is evaluated or reported, and the flags are
-    `settings.FEATURES`. With `anonymous=True` an identity callable may return it.
+    An empty distinct id means an unidentified person: nothing is evaluated or reported, and the
+    flags are `settings.FEATURES`. With `anonymous=True` an identity callable may return it.
 
     A distinct id is cut to MAX_DISTINCT_ID_LENGTH. Raise TypeError for an id that is not text.
     """
@@ -256,14 +256,15 @@ def identify(request: HttpRequest) -> Identity:
 def default_identity(request: HttpRequest) -> Identity:
     """Return the authenticated user's identity, or the anonymous visitor's.
 
-    A user whose authentication gives no primary key is nobody. A composite key is joined by colons.
+    A user whose authentication gives no primary key is unidentified. A composite key is joined by
+    colons.
     """
     _ask(request)
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated:
         key = _key_text(getattr(user, "pk", None))
         if key is None:
-            return nobody()
+            return unidentified()
         return Identity(key, device_id=device_id_of(request))
     distinct_id = _uuid(_browser_claims(request).get("distinct_id")) or _anonymous_id(request)
     return Identity(distinct_id, anonymous=True, device_id=device_id_of(request))
@@ -328,24 +329,24 @@ def _uuid(claimed: Any) -> str | None:
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def nobody() -> Identity:
+def unidentified() -> Identity:
     """Return the identity of a request whose person the server cannot tell, or not in time."""
     return Identity("", anonymous=True, device_id="")
 
 
 def is_one_person(distinct_id: str) -> bool:
-    """Return whether a distinct id is of one person: not nobody's, and not shared by visitors."""
+    """Return whether a distinct id is of one person: not empty, and not shared by visitors."""
     return distinct_id not in {"", SHARED_VISITOR_ID}
 
 
 def time_out(request: HttpRequest) -> Identity:
-    """Return nobody's identity for a request that was not identified in time.
+    """Return the identity for a request that was not identified in time.
 
-    No cache stores the response.
+    Nothing is evaluated for it, and no cache stores the response.
     """
     _ask(request)
     request.META[_IS_TIMED_OUT] = True
-    return nobody()
+    return unidentified()
 
 
 def _ask(request: HttpRequest) -> None:
@@ -397,7 +398,7 @@ def remember_identity(
 
 
 def finish_response(request: HttpRequest, response: HttpResponseBase) -> None:
-    """Call `remember_identity`, after which a streamed body can identify nobody any more."""
+    """Call `remember_identity`, and have `identify` raise from now on if the headers are sent."""
     remember_identity(request, response)
     if response.streaming and _IS_ASKED not in request.META:
         request.META[_IS_STREAMED] = True

@@ -53,7 +53,7 @@ def shared_attributes(on: ViewFunction, off: ViewFunction) -> dict[str, Any]:
 def check_page_caches(on: ViewFunction, off: Any) -> None:
     """Raise TypeError if `cache_page` below a guard shares a key with another page of the address.
 
-    The first page stored would be the answer for everybody. The other page is that of the view
+    The first page stored would be served to all visitors. The other page is that of the view
     `off`, or the whole address in Django's site-wide cache. Caches that `method_decorator` puts on
     a class are not found.
     """

@@ -1,4 +1,4 @@
-"""Nobody: a request whose person the server cannot tell gets `settings.FEATURES`, and no more."""
+"""Requests that the server cannot identify: `settings.FEATURES`, and no evaluation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from olposthog.inspection import identity_of
 from olposthog.request import Features
 from olposthog.snapshot import Runtime, Source
 from olposthog.testing import override_flags
-from tests.posthog_server import Flag, PostHogServer
+from tests.posthog_server import PATIENCE, Flag, PostHogServer
 from tests.test_definitions import flag
 from tests.test_exposures import told
 
@@ -100,6 +100,7 @@ def hasty(
     settings.FEATURES = OTHERS
     enabled.flags = {"internal-tools": Flag(only_for={default_unique_id()}), "new-nav": False}
     assert evaluate().flags["internal-tools"] is True  # the caches have the server's own flags
+    per_process.current().settle(PATIENCE)
     enabled.clear()
     settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 0.2
     loaded = threading.Event()
@@ -123,7 +124,7 @@ def flags_of(found: Any) -> dict[str, bool | str]:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_user_who_loads_slowly_is_nobody(
+def test_a_user_who_loads_slowly_is_unidentified(
     enabled: PostHogServer, hasty: Callable[[], HttpRequest], name: str
 ) -> None:
     """Without time to find out who asks, FEATURES is used: nothing is evaluated or reported."""
@@ -135,7 +136,7 @@ def test_a_user_who_loads_slowly_is_nobody(
 
 
 def test_haste_is_no_cache_entry(enabled: PostHogServer, hasty: Callable[[], HttpRequest]) -> None:
-    """What nobody got is kept neither in the process nor in the shared cache."""
+    """What an unidentified person got is kept neither in the process nor in the shared cache."""
     shared: Any = caches["durable"]
     before = dict(shared._cache)
 
@@ -150,7 +151,7 @@ def test_haste_is_no_cache_entry(enabled: PostHogServer, hasty: Callable[[], Htt
 def test_haste_is_for_no_page_cache(
     enabled: PostHogServer, hasty: Callable[[], HttpRequest], settings: Settings
 ) -> None:
-    """A page for nobody is private, also where the site names the headers of an identity."""
+    """A page for an unidentified person is private, also where the site names headers."""
     settings.POSTHOG_API_IDENTITY_HEADERS = ["Cookie"]
     request, response = hasty(), HttpResponse()
 
@@ -161,10 +162,10 @@ def test_haste_is_for_no_page_cache(
     assert "Cookie" in response["Vary"]
 
 
-def test_definitions_decide_nothing_for_nobody(
+def test_definitions_decide_nothing_for_unidentified(
     hasty: Callable[[], HttpRequest], settings: Settings, tmp_path: Path
 ) -> None:
-    """Local evaluation costs no time, and is for nobody all the same."""
+    """Local evaluation costs no time, and is for an unidentified person all the same."""
     settings.POSTHOG_FLAG_DEFINITIONS_FILE = tmp_path / "flags.json"
     definitions = [flag("internal-tools"), flag("new-nav")]
     (tmp_path / "flags.json").write_text(json.dumps({"flags": definitions}))
@@ -175,19 +176,19 @@ def test_definitions_decide_nothing_for_nobody(
     assert (snapshot.source, snapshot.flags) == (Source.FALLBACK, OTHERS)
 
 
-def test_while_disabled_nobody_is_told_so(
+def test_while_disabled_unidentified_is_told_so(
     hasty: Callable[[], HttpRequest], settings: Settings
 ) -> None:
-    """With POSTHOG_ENABLED off the source is `disabled`, for nobody too."""
+    """With POSTHOG_ENABLED off the source is `disabled`, for unidentified requests too."""
     settings.POSTHOG_ENABLED = False
 
     assert asyncio.run(aevaluate(request=hasty())).source is Source.DISABLED
 
 
-def test_tests_decide_for_nobody_too(
+def test_tests_decide_for_unidentified_too(
     enabled: PostHogServer, hasty: Callable[[], HttpRequest]
 ) -> None:
-    """A test's override holds for everybody, and so for nobody; it is no exposure."""
+    """A test's override holds for unidentified people too, and is no exposure."""
     with override_flags({"internal-tools": True}):
         assert asyncio.run(ais_enabled("internal-tools", request=hasty())) is True
     assert told(enabled) == []
@@ -208,17 +209,19 @@ def keyless_request() -> HttpRequest:
     return cast("HttpRequest", request)
 
 
-def of_nobody(request: HttpRequest) -> Identity:
+def of_unidentified(request: HttpRequest) -> Identity:
     """An identity callable that cannot tell anybody."""
     return Identity("", {"plan": "free"}, anonymous=True)
 
 
-@pytest.mark.parametrize("callable_", [None, f"{__name__}.of_nobody"], ids=["keyless", "callable"])
+@pytest.mark.parametrize(
+    "callable_", [None, f"{__name__}.of_unidentified"], ids=["keyless", "callable"]
+)
 @pytest.mark.parametrize("runtime", Runtime)
-def test_an_identity_of_nobody(
+def test_an_identity_of_unidentified(
     enabled: PostHogServer, settings: Settings, callable_: str | None, runtime: Runtime
 ) -> None:
-    """A user without a primary key, or an identity without a distinct id, is nobody."""
+    """A user without a primary key, or an identity without a distinct id, is unidentified."""
     settings.POSTHOG_API_IDENTITY = callable_
     settings.FEATURES = OTHERS
     enabled.flags = {"internal-tools": True, "new-nav": False}
@@ -245,9 +248,9 @@ def mistaken(request: HttpRequest) -> Identity:
     return Identity("")
 
 
-def test_the_admin_says_that_a_user_is_nobody(settings: Settings) -> None:
-    """A look-up of a user who is nobody shows no flags of the server's."""
-    settings.POSTHOG_API_IDENTITY = f"{__name__}.of_nobody"
+def test_the_admin_says_that_a_user_is_unidentified(settings: Settings) -> None:
+    """A look-up of a user who is unidentified shows no flags of the server's."""
+    settings.POSTHOG_API_IDENTITY = f"{__name__}.of_unidentified"
 
     with pytest.raises(LookupError, match="no distinct id"):
         identity_of(get_user_model()(pk=7))
@@ -284,6 +287,6 @@ def test_a_bootstrap_names_no_shared_person(
     assert bootstrap(snapshot) == {"featureFlags": OTHERS, "featureFlagPayloads": {}}
 
 
-def test_the_default_identity_of_nobody_can_be_completed(settings: Settings) -> None:
-    """`default_identity` returns nobody as an identity, which a site's callable may change."""
+def test_the_default_identity_of_unidentified_can_be_completed(settings: Settings) -> None:
+    """`default_identity` returns an identity for them too, which a callable may complete."""
     assert default_identity(keyless_request()) == Identity("", anonymous=True, device_id="")
