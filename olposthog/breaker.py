@@ -11,7 +11,6 @@ writing the shared cache is the `Ledger`'s.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import secrets
 import threading
@@ -23,8 +22,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from .counters import Tally
+from .log_lines import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class State(StrEnum):

@@ -7,7 +7,6 @@ hangs is left alone for a while.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import threading
@@ -23,12 +22,13 @@ from django.db import close_old_connections
 from .counters import Tally
 from .flight import Saturated, Workers
 from .jitter import jittered
+from .log_lines import get_logger
 from .sparing import Sparing
 
 if TYPE_CHECKING:
     from django.core.cache.backends.base import BaseCache
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

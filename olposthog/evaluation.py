@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -33,6 +32,7 @@ from .flight import Flights, Saturated, Workers
 from .gateway import Gateway
 from .identity import Identity, plain
 from .ledger import CacheLedger
+from .log_lines import get_logger
 from .polling import DefinitionsPoll
 from .query import Query
 from .receivers import Receivers
@@ -41,7 +41,7 @@ from .snapshot import Evaluation, FlagSnapshot, Runtime, Source, answer
 from .sparing import Sparing
 from .visibility import withheld
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

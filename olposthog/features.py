@@ -12,7 +12,6 @@ request; TypeError or ValueError for properties that are not JSON values.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -24,6 +23,7 @@ from asgiref.sync import sync_to_async
 
 from . import conf, gateway, per_process, watching
 from .identity import Identity, UniqueId, cut_distinct_id, distinct_id_of, identify, time_out
+from .log_lines import get_logger
 from .query import Key, Query, key_of_person
 from .snapshot import JSON, FlagSnapshot, Runtime
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .evaluation import Evaluator
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class About(TypedDict, total=False):

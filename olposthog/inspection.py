@@ -17,6 +17,7 @@ from django.http import HttpRequest
 from . import per_process
 from .features import evaluate
 from .identity import Identity, identify
+from .log_lines import printable
 from .snapshot import JSON, LOCAL_REASON, Decision, FlagSnapshot, Runtime, Source
 from .undecided import Undecided
 from .visibility import is_internal, is_visible
@@ -187,12 +188,12 @@ def identity_of(user: AbstractBaseUser) -> Identity:
         identity = identify(request)
     except Exception as error:  # the callable is the site's, and may raise anything
         raise LookupError(
-            f"POSTHOG_API_IDENTITY cannot say who {user} is without a real request: {error!r}. "
-            "Look the person up by distinct id instead."
+            f"POSTHOG_API_IDENTITY cannot say who {printable(str(user))} is without a real "
+            f"request: {error!r}. Look the person up by distinct id instead."
         ) from error
     if not identity.distinct_id:
         raise LookupError(
-            f"POSTHOG_API_IDENTITY gives {user} no distinct id: nothing is evaluated, and "
-            "the flags are settings.FEATURES."
+            f"POSTHOG_API_IDENTITY gives {printable(str(user))} no distinct id: nothing is "
+            "evaluated, and the flags are settings.FEATURES."
         )
     return identity

@@ -12,7 +12,6 @@ and each process fetches the text for itself, at most once in POSTHOG_POLL_INTER
 from __future__ import annotations
 
 import json
-import logging
 import math
 import random
 import secrets
@@ -30,6 +29,7 @@ from .flight import Saturated, Workers
 from .gateway import Call
 from .jitter import jittered
 from .large_text import MAX_PARTS, PackedText, part_keys, unpack
+from .log_lines import get_logger
 from .protocol import PostHogError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from .gateway import Fetched
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

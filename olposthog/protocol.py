@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
+from .log_lines import get_logger, printable
 from .portable import decoded, is_portable, is_unicode, read
 from .snapshot import Decision, Evaluation
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 WRONG_ADDRESS = "Is POSTHOG_API_HOST PostHog's address?"
 OVER_QUOTA = "See PostHog's billing: the project has used up the requests that its plan allows."
@@ -25,10 +25,10 @@ class PostHogError(Exception):
     def __init__(
         self, reason: str, *, transient: bool = False, counts: bool = True, hint: str = ""
     ) -> None:
-        super().__init__(reason)
+        super().__init__(printable(reason))
         self.transient = transient
         self.counts = counts
-        self.hint = hint
+        self.hint = printable(hint)
 
 
 class _RecordError(Exception):

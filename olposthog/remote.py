@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -13,11 +12,12 @@ from .counters import Tally
 from .flight import Closed, Saturated, Workers
 from .gateway import Call, Gateway
 from .identity import Identity
+from .log_lines import get_logger
 from .protocol import PostHogError
 from .snapshot import Evaluation, Runtime
 from .sparing import Sparing
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 CALLS = 16
 """How many calls to PostHog one process has under way at most, abandoned ones included."""

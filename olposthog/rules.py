@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from django.conf import settings as django_settings
 from django.utils.module_loading import import_string
 
+from .log_lines import printable
+
 LARGEST = 10**9
 """No number of seconds or entries is larger: about 30 years."""
 
@@ -91,7 +93,7 @@ def whole_number(minimum: int) -> Callable[[Any], int]:
 def alias(value: Any) -> str:
     """Return the name of a cache."""
     if not isinstance(value, str) or value not in django_settings.CACHES:
-        known = ", ".join(sorted(django_settings.CACHES))
+        known = printable(", ".join(sorted(django_settings.CACHES)))
         raise Refused("an alias of CACHES", f"Add it to CACHES, or name one of: {known}.")
     return value
 

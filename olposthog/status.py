@@ -19,6 +19,7 @@ from . import conf, per_process
 from ._local import DefinitionsError, LocalEvaluator, read
 from .breaker import Breaker, State
 from .evaluation import Evaluator
+from .log_lines import printable
 from .polling import FETCH_SECONDS, Head
 from .snapshot import JSON
 
@@ -192,7 +193,7 @@ def _fleets_definitions(evaluator: Evaluator) -> DefinitionsStatus | None:
     if head is None:
         return None
     confirmed_at = _moment(head.checked_at) if head.digest else None
-    failure = head.failure
+    failure = printable(head.failure)  # any text that the shared cache holds
     late = LATE_INTERVALS * evaluator.settings.poll_interval_seconds + FETCH_SECONDS
     age = time.time() - head.checked_at
     if not failure and age > late:
@@ -208,7 +209,7 @@ def _file(path: str) -> DefinitionsStatus:
     except DefinitionsError as error:
         failure = str(error)
     except OSError as error:
-        failure = f"{path} cannot be read: {error.strerror}."
+        failure = printable(f"{path} cannot be read: {error.strerror}.")
     else:
         return DefinitionsStatus(path, changed_at, None, len(found.flags), "", found.faults)
     return DefinitionsStatus(path, changed_at, None, None, failure)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .log_lines import printable
+
 
 class UndecidedReason(StrEnum):
     """The kinds of reasons."""
@@ -67,6 +69,10 @@ class Undecided:
     reason: UndecidedReason
     detail: str
     """The reason in words, without a final full stop, as in `it needs the cohort 12`."""
+
+    def __post_init__(self) -> None:
+        """Escape the detail, which names properties and cohorts of the definitions."""
+        object.__setattr__(self, "detail", printable(self.detail))
 
     @property
     def fix(self) -> str:

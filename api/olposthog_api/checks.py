@@ -15,6 +15,7 @@ from rest_framework.settings import api_settings
 
 from olposthog import conf
 from olposthog.checks.shared_cache import how_to_make_table
+from olposthog.log_lines import printable
 
 NO_LIBRARY = "olposthog_api.E001"
 BAD_RATE = "olposthog_api.E002"
@@ -58,7 +59,7 @@ def _anonymous_user() -> Iterator[CheckMessage]:
     except Exception as error:  # noqa: BLE001  # whatever importing the site's choice raises
         yield Error(
             "REST_FRAMEWORK's UNAUTHENTICATED_USER cannot be imported, so every request without a "
-            f"log-in is answered with a 500: {error}",
+            f"log-in is answered with a 500: {printable(str(error))}",
             hint='Add "django.contrib.auth" and "django.contrib.contenttypes" to INSTALLED_APPS, '
             "or set REST_FRAMEWORK = {'UNAUTHENTICATED_USER': None}.",
             id=NO_ANONYMOUS_USER,

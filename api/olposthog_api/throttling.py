@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from rest_framework.settings import api_settings
 from rest_framework.throttling import ScopedRateThrottle, SimpleRateThrottle
 
+from olposthog.log_lines import get_logger
 from olposthog.sparing import Sparing
 
 if TYPE_CHECKING:
     from rest_framework.request import Request
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class TolerantCache:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from olposthog.log_lines import printable
 from olposthog.portable import is_portable, is_unicode, read
 from olposthog.snapshot import Runtime
 
@@ -22,7 +23,10 @@ MAX_SHOWN_KEY = 100
 
 
 class DefinitionsError(ValueError):
-    """Definitions that cannot be used. The text says why and where."""
+    """Definitions that cannot be used. The text says why and where, on one printable line."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from olposthog.identity import Identity, plain
+from olposthog.log_lines import get_logger
 from olposthog.portable import decoded
 from olposthog.snapshot import LOCAL_REASON, Decision, Evaluation, Runtime
 from olposthog.undecided import Undecided, UndecidedReason
@@ -17,7 +17,7 @@ from .compiler import Compiler
 from .context import Context
 from .definitions import Definitions
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

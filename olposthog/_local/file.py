@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import stat
 import threading
 import time
@@ -10,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from olposthog.log_lines import get_logger
+
 from .definitions import Definitions, DefinitionsError, parse, parse_strictly
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
 

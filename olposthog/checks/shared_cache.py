@@ -21,6 +21,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, router
 
 from olposthog import conf
 from olposthog.cache import DEFAULT_TIMEOUT_SECONDS, read_timeout
+from olposthog.log_lines import printable
 
 from . import ids
 
@@ -45,7 +46,7 @@ def messages(settings: conf.Settings) -> Iterator[CheckMessage]:
     except Exception as error:  # noqa: BLE001  # a backend may raise anything
         # The type alone, unless it names a module: a backend may quote an address with a password.
         is_import = isinstance(error, ImportError | ImproperlyConfigured)
-        reason = str(error) if is_import else type(error).__name__
+        reason = printable(str(error)) if is_import else type(error).__name__
         yield Error(
             f"CACHES[{alias!r}] cannot be used: {reason}",
             hint="Mend its BACKEND, LOCATION and OPTIONS, or install the package that the backend "

@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -15,13 +14,16 @@ import posthog
 import posthog.utils
 
 from olposthog import conf, overrides
+from olposthog.log_lines import EscapeFilter, get_logger
 from olposthog.sparing import Sparing
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _sparing = Sparing()
 
 MAX_SDK_LOG_CHARACTERS = 500
 """The length at which a log message of the SDK is cut."""
+_sdk_log_filter = EscapeFilter(MAX_SDK_LOG_CHARACTERS)
+"""The SDK logs bodies of PostHog's replies as they are."""
 
 _client: tuple[conf.Settings, posthog.Posthog] | None = None
 _client_lock = threading.Lock()
@@ -50,19 +52,9 @@ def client() -> posthog.Posthog:
             # What the first event finds out about the machine, by running a program: find it out
             # here, where no fork comes between and leaves the SDK's locks held for ever.
             posthog.utils.system_context()
-            logging.getLogger("posthog").addFilter(_escape_sdk_log)  # the same one is added once
+            logging.getLogger("posthog").addFilter(_sdk_log_filter)  # the same one is added once
             _client = (settings, sdk)
         return _client[1]
-
-
-def _escape_sdk_log(record: logging.LogRecord) -> bool:
-    """Escape and cut a message in which the SDK quotes the body of an error from PostHog."""
-    with suppress(TypeError, ValueError):  # of a malformed message, which its handler reports
-        message = record.getMessage()
-        if len(message) > MAX_SDK_LOG_CHARACTERS or not message.isprintable():
-            shown = message[:MAX_SDK_LOG_CHARACTERS].encode("unicode_escape").decode("ascii")
-            record.msg, record.args = "%s", (shown[:MAX_SDK_LOG_CHARACTERS],)
-    return True
 
 
 @cache

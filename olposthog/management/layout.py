@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from django.template.defaultfilters import pluralize
 
+from olposthog.log_lines import printable
+
 LEAST = 10
 """So many characters of the last column are shown, however wide the others are."""
 CUT = "..."
@@ -27,13 +29,6 @@ def table(rows: Sequence[Sequence[str]], width: int | None = None) -> Iterator[s
 def cut(text: str, length: int) -> str:
     """Return `text`, shortened to `length` characters if it is longer."""
     return text if len(text) <= length else text[: length - len(CUT)] + CUT
-
-
-def printable(text: str) -> str:
-    """Return `text` with whatever would do something to a terminal written as an escape."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
 
 
 def number_of_flags(count: int) -> str:

@@ -223,4 +223,4 @@ def test_ordinary_log_of_the_sdk_is_unchanged(
     logger.error("caf\u00e9 %s", "cr\u00e8me")
 
     assert [one.getMessage() for one in caplog.records] == ["[PostHog] caf\u00e9 cr\u00e8me"]
-    assert events._escape_sdk_log(logging.makeLogRecord({"msg": "%d", "args": ("x",)}))
+    assert events._sdk_log_filter.filter(logging.makeLogRecord({"msg": "%d", "args": ("x",)}))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from olposthog.management.layout import milliseconds, number_of_flags, printable, table
+from olposthog.log_lines import printable
+from olposthog.management.layout import milliseconds, number_of_flags, table
 
 
 def test_columns_stand_below_each_other() -> None:
