@@ -2,7 +2,8 @@
 
 Shared-cache work never runs in the caller's thread: there it would take part in the caller's
 database transaction. Reads have a deadline, writes are not waited for, and a cache that fails or
-hangs is left alone for a while.
+hangs is left alone for a while. A cache that refuses writes is still read, and writes are still
+tried: it is full or read-only.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ FIRST_READ = 2
 """A process's first question, which connects and imports, may take so many times as long."""
 REST_SECONDS = 1.0
 """How long a shared cache that failed or hung is left alone before it is asked again."""
+WRITE_KEY = "olposthog:write"
+"""The key of the value that is written to find out whether the cache accepts writes."""
 CHANGES = Tally("shared_cache_changes", ("failed", "recovered"))
 """How often the shared cache went away and came back, as this process saw it."""
 
@@ -115,6 +118,9 @@ class SharedCache:
         self._returns = 0  # how often it came back
         self.failure = ""
         """Why it is left alone, without any key or address; empty while it answers."""
+        self.refusal = ""
+        """Why it accepts no write although it can be read; empty as far as this process knows."""
+        self._has_logged_refusal = False
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -127,7 +133,9 @@ class SharedCache:
         """As in `'durable' answers`."""
         if self.alias is None:
             return "none"
-        return f"{self.alias!r} {f'is away ({self.failure})' if self.is_away else 'answers'}"
+        if self.is_away:
+            return f"{self.alias!r} is away ({self.failure})"
+        return f"{self.alias!r} answers{self.refusal and f', refuses writes ({self.refusal})'}"
 
     @property
     def timeout_seconds(self) -> int | None:
@@ -167,7 +175,7 @@ class SharedCache:
                 time.sleep(jittered(pause, self._chance))
             return None
 
-        return self._ask(claim, math.inf)
+        return self._ask(claim, math.inf, writes=True)
 
     def later(self, job: Callable[[BaseCache], object]) -> bool:
         """Do `job` with the cache on the writer's thread, after the writes before it.
@@ -207,11 +215,13 @@ class SharedCache:
             return False
         return True
 
-    def _ask(self, question: Callable[[BaseCache], T], seconds: float) -> T | None:
+    def _ask(
+        self, question: Callable[[BaseCache], T], seconds: float, *, writes: bool = False
+    ) -> T | None:
         patience = self._read_seconds if self._has_answered else self._read_seconds * FIRST_READ
         limit = min(seconds, patience)
         try:
-            future = self._readers.submit(lambda: self._guarded(question))
+            future = self._readers.submit(lambda: self._guarded(question, writes=writes))
         except Saturated:
             return None
         try:
@@ -230,15 +240,19 @@ class SharedCache:
     def _guarded(self, job: Callable[[BaseCache], T], *, writes: bool = False) -> T | None:
         returns = self._returns
         try:
-            return self._run(job)
+            result = self._run(job)
         except Exception as error:  # a cache backend may raise anything
             log.debug("The shared cache failed.", exc_info=True)
             reason = type(error).__name__  # a backend's message may quote a key or an address
+        else:
+            if writes and self.refusal:  # a job may have had nothing to write
+                self._try_write()
+            return result
         if writes and self._is_readable():
-            if self._sparing.may_say("refused"):
+            if not self.refusal and self._try_write() and self._sparing.may_say("value"):
                 log.warning(
-                    "Shared cache %r refused a write (%s). It stays in use. Is the value too "
-                    "large, or the cache full or read-only?",
+                    "Shared cache %r refused a write (%s). It accepts others and stays in use. "
+                    "Is the value too large?",
                     self.alias,
                     reason,
                 )
@@ -260,6 +274,31 @@ class SharedCache:
             return self._run(_answers)
         except Exception:  # noqa: BLE001  # a cache backend may raise anything
             return False
+
+    def _try_write(self) -> bool:
+        """Return whether the cache accepts a small write; log it if that has changed."""
+        refusal = "it cannot be read back"
+        try:
+            if self._run(_stores):
+                refusal = ""
+        except Exception as error:  # noqa: BLE001  # a cache backend may raise anything
+            refusal = type(error).__name__
+        with self._lock:
+            has_changed = bool(refusal) is not bool(self.refusal)
+            self.refusal = refusal
+            if has_changed and refusal:
+                # At the limit of its memory a cache may change its mind every second.
+                self._has_logged_refusal = self._sparing.may_say("refusal")
+            is_news = has_changed and self._has_logged_refusal
+        if is_news and refusal:
+            log.warning(
+                "Shared cache %r refuses writes (%s). It is still read. Is it full or read-only?",
+                self.alias,
+                refusal,
+            )
+        elif is_news:
+            log.warning("Shared cache %r accepts writes again.", self.alias)
+        return not refusal
 
     def _is_left_alone(self) -> bool:
         """Return whether to do without the cache.
@@ -288,6 +327,8 @@ class SharedCache:
                 self.failure = ""
             CHANGES.count("recovered")
             log.warning("The shared cache %r answers again.", self.alias)
+            self._asks_again = False
+            self._try_write()
         self._asks_again = False
 
     def _leave_alone(self, reason: str) -> None:
@@ -316,6 +357,15 @@ def read_timeout(alias: str) -> int | None:
         return None if timeout is None else int(timeout)
     except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{timeout!r} is not a number of seconds") from error
+
+
+def _stores(cache: BaseCache) -> bool:
+    """Return whether a small value can be read after it was written.
+
+    `DatabaseCache` drops a write in silence.
+    """
+    cache.set(WRITE_KEY, 1, REST_SECONDS)
+    return cache.get(WRITE_KEY) is not None
 
 
 def _answers(cache: BaseCache) -> bool:

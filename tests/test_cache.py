@@ -288,6 +288,14 @@ CONSEQUENCE = "; this process does without it until it answers."
 FAILED = ("WARNING", "The shared cache 'durable' fails (ConnectionError)" + CONSEQUENCE)
 HUNG = ("WARNING", "The shared cache 'durable' fails (no answer within 0.1 s)" + CONSEQUENCE)
 RECOVERED = ("WARNING", "The shared cache 'durable' answers again.")
+REFUSES = (
+    "WARNING",
+    (
+        "Shared cache 'durable' refuses writes (ValueError). It is still read. "
+        "Is it full or read-only?"
+    ),
+)
+ACCEPTS = ("WARNING", "Shared cache 'durable' accepts writes again.")
 
 
 # The shared cache in health
@@ -611,8 +619,12 @@ def test_a_refused_write_is_no_failure_of_the_cache(unruly, share, log, clock, m
     """While the cache can be read, a write that raises costs that value and a line a minute."""
     shared = share()
 
-    def refuse(*_: object) -> None:
-        raise ValueError("the value of olposthog:secret is too large")
+    store = unruly.set
+
+    def refuse(cache: Unruly, key: str, *args: Any) -> None:
+        if key == "ada":
+            raise ValueError("the value of olposthog:secret is too large")
+        store(cache, key, *args)
 
     with monkeypatch.context() as patched:
         patched.setattr(unruly, "set", refuse)
@@ -626,6 +638,66 @@ def test_a_refused_write_is_no_failure_of_the_cache(unruly, share, log, clock, m
     (line,) = log()
     assert line[1].startswith("Shared cache 'durable' refused a write (ValueError).")
     assert "secret" not in line[1]
+
+
+def test_cache_that_refuses_writes_is_read(unruly, share, log, clock, monkeypatch):
+    """While every write is refused, claims too, reads go on, and each change is one line."""
+    shared = share()
+    assert shared.write(put("ada", "answer"), PATIENCE)
+
+    def refuse(*_: object) -> None:
+        raise ValueError("OOM command not allowed for olposthog:secret")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unruly, "set", refuse)
+        patched.setattr(unruly, "add", refuse)
+        for _ in range(30):
+            assert shared.later(put("bob", "answer"))
+            assert shared.claim("probe", 60) is None
+            assert shared.settle(PATIENCE)
+            assert shared.get_many(["ada"], PATIENCE) == {"ada": "answer"}
+            clock.now += REST_SECONDS
+        assert str(shared) == "'durable' answers, refuses writes (ValueError)"
+    # A job that writes nothing does not end it by itself: a small write does.
+    assert shared.write(lambda cache: True, PATIENCE)
+    assert shared.settle(PATIENCE)
+
+    assert not shared.is_away
+    assert log() == [REFUSES, ACCEPTS]
+    assert str(shared) == "'durable' answers"
+
+
+def test_cache_at_its_limit_is_logged_once_a_minute(unruly, share, log, clock, monkeypatch):
+    """A cache that accepts one write and refuses the next costs one pair of lines a minute."""
+    shared = share()
+    for _ in range(50):
+        with monkeypatch.context() as patched:
+            patched.setattr(unruly, "set", lambda *_: 1 / 0)
+            shared.later(put("ada", "answer"))
+            assert shared.settle(PATIENCE)
+        shared.later(put("ada", "answer"))
+        assert shared.settle(PATIENCE)
+        clock.now += REST_SECONDS
+
+    assert len(log()) == 2
+
+
+def test_recovery_finds_out_whether_writes_are_accepted(unruly, share, log, clock, monkeypatch):
+    """A cache that comes back read-only is read, and one line says that it refuses writes."""
+    shared = share()
+    unruly.error = ConnectionError()
+    shared.get_many(["ada"], PATIENCE)
+    unruly.error = None
+
+    def refuse(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(unruly, "set", refuse)
+    come_back(shared, clock)
+    until(lambda: len(log()) == 3)
+
+    assert log() == [FAILED, RECOVERED, REFUSES]
+    assert shared.get_many(["ada"], PATIENCE) == {}
 
 
 def test_a_resting_cache_is_left_alone(unruly, share, clock):

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import redis
 from django.core.management import call_command
 from pytest_django import DjangoDbBlocker, Settings
 
@@ -38,6 +39,8 @@ from tests.site.servers import KeptServer, postgresql_store, postgresql_template
 
 FAILED = "The shared cache 'durable' fails"
 RECOVERED = "The shared cache 'durable' answers again"
+REFUSES = "Shared cache 'durable' refuses writes"
+ACCEPTS = "Shared cache 'durable' accepts writes again"
 OPENED = "PostHog's circuit is open"
 CLOSED = "PostHog's circuit is closed"
 FAILURES = 3
@@ -369,6 +372,66 @@ def test_emptied_redis_has_no_entries(
         assert len(enabled.flag_calls) == 2
         fleet.until_shared(process)
         assert fleet.log(OPENED) == [0]
+
+
+# A cache that can be read and not written
+
+
+@pytest.fixture(params=["full", "replica"])
+def redis_read_only(
+    request: pytest.FixtureRequest, kept_redis: KeptServer, redis_to_break: Store
+) -> Iterator[Outage]:
+    """A Redis at its limit of memory that evicts nothing, or one that became a replica."""
+    client = redis.Redis.from_url(kept_redis.url)
+
+    def begin() -> None:
+        if request.param == "full":
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", 1)
+        else:
+            client.config_set("replica-serve-stale-data", "yes")
+            client.replicaof("127.0.0.1", 1)
+
+    def end() -> None:
+        client.config_set("maxmemory", 0)
+        client.replicaof("NO", "ONE")
+
+    yield Outage(redis_to_break, begin, end)
+    end()
+    client.close()
+
+
+def test_redis_that_refuses_writes_is_read(
+    redis_read_only: Outage, fleet: Fleet, enabled: PostHogServer
+) -> None:
+    """Known people cost no call, the breaker guards PostHog, and each change is one line."""
+    with fleet.sharing(redis_read_only.store) as process:
+        assert process.ask("ada") == "posthog"
+        process.settle()
+
+        redis_read_only.begin()
+        enabled.clear()
+        for _ in range(30):
+            fleet.clock.now += REST_SECONDS
+            assert process.ask() == "posthog"
+            process.settle()
+            assert process.evaluator.shared.claim("turn", 60) is None
+        assert len(enabled.flag_calls) == 30
+        assert fleet.start().ask("ada") == "posthog"
+        assert len(enabled.flag_calls) == 30
+        assert fleet.log(FAILED, REFUSES, ACCEPTS) == [0, 1, 0]
+
+        enabled.flags_fault = Status(500)
+        assert process.ask_often(10) == {"fallback"}
+        assert len(enabled.flag_calls) == 30 + FAILURES
+        process.settle()
+
+        redis_read_only.end()
+        enabled.heal()
+        assert process.ask() == "fallback"  # and writes again that the circuit is open
+        process.settle()
+        assert fleet.start().ask() == "fallback"
+        assert fleet.log(FAILED, REFUSES, ACCEPTS, OPENED) == [0, 1, 1, 1]
 
 
 # A disk without room
