@@ -9,7 +9,6 @@ tried: it is full or read-only.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
@@ -39,8 +38,13 @@ CLAIM_PAUSES_SECONDS = (0.02, 0.1, 0.2)
 """Maximum pauses after the attempts to claim that no process won."""
 DEFAULT_TIMEOUT_SECONDS = 300
 """What Django uses where an alias has no TIMEOUT, or one that is not a number."""
+READERS = 16
+"""Maximum concurrent reads per process: with one for each concurrent evaluation, these do not wait
+for each other when the cache is slow."""
 FIRST_READ = 2
 """A process's first question, which connects and imports, may take so many times as long."""
+CLAIM_READS = 4
+"""A claim waits as long as this many reads may take, its wait for a free reader included."""
 REST_SECONDS = 1.0
 """How long a shared cache that failed or hung is left alone before it is asked again."""
 WRITE_KEY = "olposthog:write"
@@ -107,7 +111,7 @@ class SharedCache:
         self._clock = clock
         self._chance = chance
         self._sparing = Sparing(clock)
-        self._readers = Workers("olposthog-cache-read", size=4, backlog=1000)
+        self._readers = Workers("olposthog-cache-read", size=READERS, backlog=1000)
         # Readers may all hang: whether the cache answers again is asked by another thread.
         self._scout = Workers("olposthog-cache-scout", size=1, backlog=1)
         # A single writer keeps writes in order: an opening must not overtake a closing.
@@ -115,6 +119,7 @@ class SharedCache:
         self._rests_until: float | None = None  # None while it answers
         self._asks_again = False
         self._has_answered = False
+        self._answers = 0  # how often it answered: a slow cache makes progress, a hanging one none
         self._returns = 0  # how often it came back
         self.failure = ""
         """Why it is left alone, without any key or address; empty while it answers."""
@@ -175,7 +180,7 @@ class SharedCache:
                 time.sleep(jittered(pause, self._chance))
             return None
 
-        return self._ask(claim, math.inf, writes=True)
+        return self._ask(claim, self._read_seconds * CLAIM_READS, writes=True)
 
     def later(self, job: Callable[[BaseCache], object]) -> bool:
         """Do `job` with the cache on the writer's thread, after the writes before it.
@@ -218,19 +223,49 @@ class SharedCache:
     def _ask(
         self, question: Callable[[BaseCache], T], seconds: float, *, writes: bool = False
     ) -> T | None:
-        patience = self._read_seconds if self._has_answered else self._read_seconds * FIRST_READ
-        limit = min(seconds, patience)
+        began = threading.Event()
+
+        def read() -> T | None:
+            began.set()
+            return self._guarded(question, writes=writes)
+
+        submitted = self._clock()
         try:
-            future = self._readers.submit(lambda: self._guarded(question, writes=writes))
+            future = self._readers.submit(read)
         except Saturated:
             return None
+        if not self._wait_for_reader(began, seconds):
+            future.cancel()
+            return None
+        limit = min(seconds - (self._clock() - submitted), self._timeout)
         try:
-            return future.result(limit)
+            return future.result(max(0.0, limit))
         except FutureTimeoutError:
             future.cancel()
             if limit >= self._read_seconds:
                 self._leave_alone(f"no answer within {limit:.2g} s")
             return None
+
+    @property
+    def _timeout(self) -> float:
+        """How long one read may take, in seconds."""
+        return self._read_seconds if self._has_answered else self._read_seconds * FIRST_READ
+
+    def _wait_for_reader(self, began: threading.Event, seconds: float) -> bool:
+        """Return whether a reader began within `seconds`.
+
+        All readers may be busy with a cache that is slow. It fails only if it answers none of them.
+        """
+        while seconds > 0:
+            answers, timeout = self._answers, self._timeout
+            if began.wait(min(seconds, timeout)):
+                return True
+            if self._answers == answers:
+                if seconds >= timeout:
+                    self._leave_alone(f"no answer within {timeout:.2g} s")
+                return False
+            seconds -= timeout
+        return False
 
     @property
     def is_away(self) -> bool:
@@ -265,6 +300,7 @@ class SharedCache:
         try:
             result = job(caches[self.alias or ""])
             self._has_answered = True
+            self._answers += 1
             return result
         finally:
             close_old_connections()
@@ -320,7 +356,9 @@ class SharedCache:
         return True
 
     def _ask_again(self) -> None:
-        if self._guarded(_answers):
+        began = self._clock()
+        # One that answers later than a read may take would be bypassed again at once.
+        if self._guarded(_answers) and self._clock() - began < self._timeout:
             with self._lock:
                 self._rests_until = None
                 self._returns += 1

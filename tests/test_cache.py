@@ -15,7 +15,14 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from django.db import connections, transaction
 
-from olposthog.cache import READ_SECONDS, REST_SECONDS, ProcessCache, SharedCache
+from olposthog.cache import (
+    FIRST_READ,
+    READ_SECONDS,
+    READERS,
+    REST_SECONDS,
+    ProcessCache,
+    SharedCache,
+)
 from tests.posthog_server import PATIENCE
 from tests.site.processes import until
 
@@ -552,6 +559,65 @@ def test_a_first_answer_may_take_longer(unruly, share, log):
     assert shared.get_many(["ada"], PATIENCE) is None
     (line,) = log()
     assert "no answer within 0.05 s" in line[1]
+
+
+def test_waiting_for_a_reader_is_no_failure_of_the_cache(unruly, share, log):
+    """A read that waits while the cache answers others is waited for within the caller's time."""
+    shared = share(read_seconds=SOON)
+    assert shared.get_many(["ada"], PATIENCE) == {}
+    busy = threading.Event()
+    for _ in range(READERS):
+        shared._readers.submit(lambda: busy.wait(PATIENCE))
+
+    def answer_others(began: threading.Event) -> None:
+        while not began.wait(SOON / 10):
+            shared._answers += 1
+
+    with ThreadPoolExecutor(2) as pool:
+        began = threading.Event()
+        answering = pool.submit(answer_others, began)
+        reading = pool.submit(shared.get_many, ["ada"], PATIENCE)
+        with pytest.raises(TimeoutError):
+            reading.result(SOON * 3)
+        busy.set()
+        assert reading.result(PATIENCE) == {}
+        began.set()
+        answering.result(PATIENCE)
+
+    assert not shared.is_away
+    assert log() == []
+
+
+def test_cache_that_answers_no_reader_fails(unruly, share, log):
+    """A read that waits for a reader while the cache answers nobody gives it up."""
+    shared = share(read_seconds=SOON)
+    assert shared.get_many(["ada"], PATIENCE) == {}
+    unruly.hang()
+    for _ in range(READERS):
+        shared._readers.submit(lambda: shared._guarded(lambda cache: cache.get_many(["ada"])))
+
+    assert shared.get_many(["ada"], PATIENCE) is None
+    assert shared.is_away
+    assert len(log()) == 1
+
+
+def test_cache_that_answers_too_late_is_not_back(unruly, share, clock, log):
+    """A cache that takes longer than a read may take is not used again, and no line says so."""
+    shared = share(read_seconds=SOON)
+    unruly.error = ConnectionError()
+    shared.get_many(["ada"], PATIENCE)
+    unruly.error = None
+    unruly.hang()
+    clock.now += REST_SECONDS
+    assert shared.get_many(["ada"], PATIENCE) is None
+    until(lambda: len(unruly.calls) == 2)
+
+    clock.now += 2 * SOON * FIRST_READ
+    unruly.gate.set()
+    until(lambda: not shared._asks_again)
+
+    assert shared.is_away
+    assert log() == [FAILED]
 
 
 def test_a_claim_that_nobody_holds_is_undecided(unruly, share, monkeypatch):

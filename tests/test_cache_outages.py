@@ -11,24 +11,26 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 import redis
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from pytest_django import DjangoDbBlocker, Settings
 
 from olposthog import conf, per_process
 from olposthog.breaker import State
-from olposthog.cache import REST_SECONDS
+from olposthog.cache import READERS, REST_SECONDS
 from olposthog.evaluation import Evaluator
 from olposthog.features import evaluate
 from tests.posthog_faults import Status
@@ -372,6 +374,41 @@ def test_emptied_redis_has_no_entries(
         assert len(enabled.flag_calls) == 2
         fleet.until_shared(process)
         assert fleet.log(OPENED) == [0]
+
+
+# A slow cache
+
+
+class Slow(LocMemCache):
+    """A cache that answers a read when others wait for it too, as one that is far away does."""
+
+    meeting: Barrier | None = None
+
+    def get_many(self, keys: Iterable[str], version: int | None = None) -> dict[Any, Any]:
+        if self.meeting:
+            self.meeting.wait(PATIENCE)
+        return super().get_many(keys, version)
+
+
+def test_people_in_a_slow_cache_cost_no_call(fleet: Fleet, enabled: PostHogServer) -> None:
+    """Many people are read at once, so a slow cache is waited for and PostHog is not called."""
+    people = [f"person {number}" for number in range(5 * READERS)]
+    fleet.settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 4 * PATIENCE
+    store = Store({"BACKEND": f"{__name__}.Slow", "LOCATION": "slow"}, list)
+    with fleet.sharing(store) as process:
+        for person in people:
+            assert process.ask(person) == "posthog"
+        process.settle()
+        enabled.clear()
+        other = fleet.start()
+        Slow.meeting = Barrier(READERS)
+        try:
+            with ThreadPoolExecutor(len(people)) as pool:
+                assert set(pool.map(other.ask, people)) == {"posthog"}
+        finally:
+            Slow.meeting = None
+        assert enabled.flag_calls == []
+        assert fleet.log(FAILED) == [0]
 
 
 # A cache that can be read and not written
