@@ -7,26 +7,33 @@ flag of the server never reaches a browser this way: see `Agreement.borrow`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from ._local import Definitions
+from .skew import ENTRY_SKEW_SECONDS
 from .snapshot import Evaluation, Runtime
 
 
 class Agreement:
     """What one process knows about the flags of each runtime."""
 
-    def __init__(self, is_usable: Callable[[float], bool]) -> None:
+    def __init__(
+        self, is_usable: Callable[[float], bool], *, wall: Callable[[], float] = time.time
+    ) -> None:
         """Take what tells whether an evaluation made at a time (epoch) may still be used."""
         self._is_usable = is_usable
+        self._wall = wall
         self._keys: dict[Runtime, tuple[float, frozenset[str]]] = {}
 
     def observe(self, runtime: Runtime, evaluation: Evaluation | None) -> None:
         """Remember which flags PostHog has for a runtime: it names the same ones to everybody."""
         if evaluation is None:
             return
+        # A time in the future is from before this machine's clock was corrected.
+        latest = self._wall() + ENTRY_SKEW_SECONDS
         newest = self._keys.get(runtime)
-        if newest is None or newest[0] < evaluation.evaluated_at:
+        if newest is None or not evaluation.evaluated_at <= newest[0] <= latest:
             keys = frozenset(
                 {*evaluation.decisions, *evaluation.failed} - evaluation.origins.keys()
             )

@@ -16,13 +16,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
 from .counters import Tally
 from .log_lines import get_logger
+from .skew import CONTROL_SKEW_SECONDS
 
 log = get_logger(__name__)
 
@@ -65,6 +66,19 @@ class Record:
     """Closed as far as a process knows that has just started: no reason to close a circuit."""
     closed_at: float | None = None
     """The same, by the clock of the machine that closed it; None when open, or never opened."""
+
+    def no_later_than(self, latest: float) -> Record:
+        """Return the record with a later time replaced by `latest`, in epoch seconds."""
+        return replace(
+            self,
+            opened_at=None if self.opened_at is None else min(self.opened_at, latest),
+            closed_at=None if self.closed_at is None else min(self.closed_at, latest),
+        )
+
+    @property
+    def changed_at(self) -> float | None:
+        """When the circuit opened or closed, in epoch seconds; None if it never did."""
+        return self.closed_at if self.opened_at is None else self.opened_at
 
     def to_text(self) -> str:
         """Return the record as the shared cache keeps it."""
@@ -153,18 +167,22 @@ class Breaker:
     def changed_at(self) -> float | None:
         """When the circuit opened or closed last, in seconds since the epoch; None if never."""
         with self._lock:
-            opened_at = self._record.opened_at
-            return self._record.closed_at if opened_at is None else opened_at
+            return self._record.changed_at
 
     def mirror(self, text: object) -> None:
         """Take over the shared state as just read; None when it was missing there.
 
         A state that is missing, or that this process replaced, is no news but a write that was
-        lost or has not arrived: the process writes what it knows again.
+        lost or has not arrived: the process writes what it knows again. A time in the future is
+        replaced by now: its cooldown would not end for processes that live shorter.
         """
         lost = self.observe(text)
+        shared = Record.from_text(text)
+        if lost is None and shared is not None:
+            dated = self._dated(shared)
+            lost = None if dated is shared else dated
         if lost is not None:
-            over = None if Record.from_text(text) is None else str(text)
+            over = None if shared is None else str(text)
             self._ledger.restore(lost.to_text(), over=over)
 
     def observe(self, text: object) -> Record | None:
@@ -177,12 +195,19 @@ class Breaker:
             known, now = self._record, self._clock()
             if shared is not None and self._is_news(shared):
                 since = -math.inf if self._confirmed_at is None else self._confirmed_at
-                self._adopt(shared, since, now)
+                self._adopt(self._dated(shared), since, now)
                 known = shared
             if shared is not None and shared.token == known.token:
                 self._confirmed_at = now
                 return None
         return known
+
+    def _dated(self, shared: Record) -> Record:
+        """Return a record whose time in the future is now; the same one if it is not."""
+        now = self._wall()
+        if shared.changed_at is None or shared.changed_at <= now + CONTROL_SKEW_SECONDS:
+            return shared
+        return shared.no_later_than(now)
 
     def _is_news(self, shared: Record) -> bool:
         is_open = self._record.opened_at is not None

@@ -2,12 +2,12 @@
 
 Shared-cache work never runs in the caller's thread: there it would take part in the caller's
 database transaction. Reads have a deadline, writes are not waited for, and a cache that fails or
-hangs is left alone for a while.
+hangs is left alone for a while. A cache that refuses writes is still read, and writes are still
+tried: it is full or read-only.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 import time
@@ -38,10 +38,17 @@ CLAIM_PAUSES_SECONDS = (0.02, 0.1, 0.2)
 """Maximum pauses after the attempts to claim that no process won."""
 DEFAULT_TIMEOUT_SECONDS = 300
 """What Django uses where an alias has no TIMEOUT, or one that is not a number."""
+READERS = 16
+"""Maximum concurrent reads per process: with one for each concurrent evaluation, these do not wait
+for each other when the cache is slow."""
 FIRST_READ = 2
 """A process's first question, which connects and imports, may take so many times as long."""
+CLAIM_READS = 4
+"""A claim waits as long as this many reads may take, its wait for a free reader included."""
 REST_SECONDS = 1.0
 """How long a shared cache that failed or hung is left alone before it is asked again."""
+WRITE_KEY = "olposthog:write"
+"""The key of the value that is written to find out whether the cache accepts writes."""
 CHANGES = Tally("shared_cache_changes", ("failed", "recovered"))
 """How often the shared cache went away and came back, as this process saw it."""
 
@@ -104,7 +111,7 @@ class SharedCache:
         self._clock = clock
         self._chance = chance
         self._sparing = Sparing(clock)
-        self._readers = Workers("olposthog-cache-read", size=4, backlog=1000)
+        self._readers = Workers("olposthog-cache-read", size=READERS, backlog=1000)
         # Readers may all hang: whether the cache answers again is asked by another thread.
         self._scout = Workers("olposthog-cache-scout", size=1, backlog=1)
         # A single writer keeps writes in order: an opening must not overtake a closing.
@@ -112,9 +119,13 @@ class SharedCache:
         self._rests_until: float | None = None  # None while it answers
         self._asks_again = False
         self._has_answered = False
+        self._answers = 0  # how often it answered: a slow cache makes progress, a hanging one none
         self._returns = 0  # how often it came back
         self.failure = ""
         """Why it is left alone, without any key or address; empty while it answers."""
+        self.refusal = ""
+        """Why it accepts no write although it can be read; empty as far as this process knows."""
+        self._has_logged_refusal = False
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -127,7 +138,9 @@ class SharedCache:
         """As in `'durable' answers`."""
         if self.alias is None:
             return "none"
-        return f"{self.alias!r} {f'is away ({self.failure})' if self.is_away else 'answers'}"
+        if self.is_away:
+            return f"{self.alias!r} is away ({self.failure})"
+        return f"{self.alias!r} answers{self.refusal and f', refuses writes ({self.refusal})'}"
 
     @property
     def timeout_seconds(self) -> int | None:
@@ -167,7 +180,7 @@ class SharedCache:
                 time.sleep(jittered(pause, self._chance))
             return None
 
-        return self._ask(claim, math.inf)
+        return self._ask(claim, self._read_seconds * CLAIM_READS, writes=True)
 
     def later(self, job: Callable[[BaseCache], object]) -> bool:
         """Do `job` with the cache on the writer's thread, after the writes before it.
@@ -207,20 +220,52 @@ class SharedCache:
             return False
         return True
 
-    def _ask(self, question: Callable[[BaseCache], T], seconds: float) -> T | None:
-        patience = self._read_seconds if self._has_answered else self._read_seconds * FIRST_READ
-        limit = min(seconds, patience)
+    def _ask(
+        self, question: Callable[[BaseCache], T], seconds: float, *, writes: bool = False
+    ) -> T | None:
+        began = threading.Event()
+
+        def read() -> T | None:
+            began.set()
+            return self._guarded(question, writes=writes)
+
+        submitted = self._clock()
         try:
-            future = self._readers.submit(lambda: self._guarded(question))
+            future = self._readers.submit(read)
         except Saturated:
             return None
+        if not self._wait_for_reader(began, seconds):
+            future.cancel()
+            return None
+        limit = min(seconds - (self._clock() - submitted), self._timeout)
         try:
-            return future.result(limit)
+            return future.result(max(0.0, limit))
         except FutureTimeoutError:
             future.cancel()
             if limit >= self._read_seconds:
                 self._leave_alone(f"no answer within {limit:.2g} s")
             return None
+
+    @property
+    def _timeout(self) -> float:
+        """How long one read may take, in seconds."""
+        return self._read_seconds if self._has_answered else self._read_seconds * FIRST_READ
+
+    def _wait_for_reader(self, began: threading.Event, seconds: float) -> bool:
+        """Return whether a reader began within `seconds`.
+
+        All readers may be busy with a cache that is slow. It fails only if it answers none of them.
+        """
+        while seconds > 0:
+            answers, timeout = self._answers, self._timeout
+            if began.wait(min(seconds, timeout)):
+                return True
+            if self._answers == answers:
+                if seconds >= timeout:
+                    self._leave_alone(f"no answer within {timeout:.2g} s")
+                return False
+            seconds -= timeout
+        return False
 
     @property
     def is_away(self) -> bool:
@@ -230,15 +275,19 @@ class SharedCache:
     def _guarded(self, job: Callable[[BaseCache], T], *, writes: bool = False) -> T | None:
         returns = self._returns
         try:
-            return self._run(job)
+            result = self._run(job)
         except Exception as error:  # a cache backend may raise anything
             log.debug("The shared cache failed.", exc_info=True)
             reason = type(error).__name__  # a backend's message may quote a key or an address
+        else:
+            if writes and self.refusal:  # a job may have had nothing to write
+                self._try_write()
+            return result
         if writes and self._is_readable():
-            if self._sparing.may_say("refused"):
+            if not self.refusal and self._try_write() and self._sparing.may_say("value"):
                 log.warning(
-                    "Shared cache %r refused a write (%s). It stays in use. Is the value too "
-                    "large, or the cache full or read-only?",
+                    "Shared cache %r refused a write (%s). It accepts others and stays in use. "
+                    "Is the value too large?",
                     self.alias,
                     reason,
                 )
@@ -251,6 +300,7 @@ class SharedCache:
         try:
             result = job(caches[self.alias or ""])
             self._has_answered = True
+            self._answers += 1
             return result
         finally:
             close_old_connections()
@@ -260,6 +310,31 @@ class SharedCache:
             return self._run(_answers)
         except Exception:  # noqa: BLE001  # a cache backend may raise anything
             return False
+
+    def _try_write(self) -> bool:
+        """Return whether the cache accepts a small write; log it if that has changed."""
+        refusal = "it cannot be read back"
+        try:
+            if self._run(_stores):
+                refusal = ""
+        except Exception as error:  # noqa: BLE001  # a cache backend may raise anything
+            refusal = type(error).__name__
+        with self._lock:
+            has_changed = bool(refusal) is not bool(self.refusal)
+            self.refusal = refusal
+            if has_changed and refusal:
+                # At the limit of its memory a cache may change its mind every second.
+                self._has_logged_refusal = self._sparing.may_say("refusal")
+            is_news = has_changed and self._has_logged_refusal
+        if is_news and refusal:
+            log.warning(
+                "Shared cache %r refuses writes (%s). It is still read. Is it full or read-only?",
+                self.alias,
+                refusal,
+            )
+        elif is_news:
+            log.warning("Shared cache %r accepts writes again.", self.alias)
+        return not refusal
 
     def _is_left_alone(self) -> bool:
         """Return whether to do without the cache.
@@ -281,13 +356,17 @@ class SharedCache:
         return True
 
     def _ask_again(self) -> None:
-        if self._guarded(_answers):
+        began = self._clock()
+        # One that answers later than a read may take would be bypassed again at once.
+        if self._guarded(_answers) and self._clock() - began < self._timeout:
             with self._lock:
                 self._rests_until = None
                 self._returns += 1
                 self.failure = ""
             CHANGES.count("recovered")
             log.warning("The shared cache %r answers again.", self.alias)
+            self._asks_again = False
+            self._try_write()
         self._asks_again = False
 
     def _leave_alone(self, reason: str) -> None:
@@ -316,6 +395,15 @@ def read_timeout(alias: str) -> int | None:
         return None if timeout is None else int(timeout)
     except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{timeout!r} is not a number of seconds") from error
+
+
+def _stores(cache: BaseCache) -> bool:
+    """Return whether a small value can be read after it was written.
+
+    `DatabaseCache` drops a write in silence.
+    """
+    cache.set(WRITE_KEY, 1, REST_SECONDS)
+    return cache.get(WRITE_KEY) is not None
 
 
 def _answers(cache: BaseCache) -> bool:

@@ -3,6 +3,9 @@
 One entry per question, written once per evaluation, as JSON text under a digest: ids and
 properties appear in no key. Each names the generation it belongs to, two random tokens that stand
 in the cache as well; clearing replaces a token, and a token that got lost counts as replaced.
+
+A time in the future comes from a wrong clock. It counts as now: the first process that reads it
+replaces it in the shared cache.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import secrets
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from . import portable
 from .cache import ProcessCache, SharedCache
+from .skew import ENTRY_SKEW_SECONDS
 from .snapshot import Evaluation
 
 if TYPE_CHECKING:
@@ -52,6 +56,8 @@ class _Own:
 
     evaluation: Evaluation
     generation: tuple[str, str] | None
+    stored_at: float
+    """The time of the evaluation as the shared cache has it, which may be in the future."""
 
 
 class Entries:
@@ -100,42 +106,83 @@ class Entries:
         self, question: str, stored: Any, generation: tuple[str, str], epoch: object
     ) -> Evaluation | None:
         """Return the newer one of what the shared cache has stored and this process has seen."""
-        known = self._read(stored, generation)
-        own = self._own.get(question)
-        if own and own.generation == generation and not _is_newer(known, own.evaluation):
+        read = self._read(stored, generation)
+        own = self._get_own(question)
+        known = read and self._dated(read)
+        if own and own.generation == generation and not _is_newer(read, known, own):
             return own.evaluation
-        if known is not None:
-            self._own.put(question, _Own(known, generation), epoch)
+        if read is None or known is None:
+            return None
+        if known is not read:
+            self._replace(question, stored, known, generation)
+        self._own.put(question, _Own(known, generation, read.evaluated_at), epoch)
         return known
 
     def own(self, question: str) -> Evaluation | None:
         """Return the newest evaluation that this process has seen and not cleared."""
-        own = self._own.get(question)
+        own = self._get_own(question)
         return own.evaluation if own else None
+
+    def _get_own(self, question: str) -> _Own | None:
+        """Return the same with its generation; this machine's clock may have been set back."""
+        epoch = self._own.generation
+        own = self._own.get(question)
+        if own is None:
+            return None
+        dated = self._dated(own.evaluation)
+        if dated is not own.evaluation:
+            own = replace(own, evaluation=dated)
+            self._own.put(question, own, epoch)
+        return own
+
+    def _dated(self, evaluation: Evaluation) -> Evaluation:
+        """Return an evaluation whose times in the future are now; the same one if it has none."""
+        now = self._wall()
+        if evaluation.newest_time <= now + ENTRY_SKEW_SECONDS:
+            return evaluation
+        return evaluation.no_later_than(now)
 
     def keep(self, question: str, evaluation: Evaluation, found: Found) -> None:
         """Store an evaluation that was asked for when `found` was known, without waiting for it."""
-        self._own.put(question, _Own(evaluation, found.generation), found.epoch)
-        if found.generation is None:
-            return
-        fresh_seconds = self._shared.timeout_seconds
-        lifetime = None if fresh_seconds is None else fresh_seconds + self.stale_seconds
+        own = _Own(evaluation, found.generation, evaluation.evaluated_at)
+        self._own.put(question, own, found.epoch)
+        generation = found.generation
+        if generation is not None:
+            self._shared.later(lambda cache: self._write(cache, question, evaluation, generation))
+
+    def _replace(
+        self, question: str, stored: Any, evaluation: Evaluation, generation: tuple[str, str]
+    ) -> None:
+        """Write an evaluation in place of the text `stored`, without waiting for it.
+
+        Django's caches have no atomic compare-and-set: an entry that another process writes between
+        the comparison and the write is lost, as if that process had been the faster one.
+        """
 
         def write(cache: BaseCache) -> None:
-            entry = {"generation": found.generation, "evaluation": evaluation.to_json()}
-            cache.set(self._key(question), json.dumps(entry), lifetime)
+            if cache.get(self._key(question)) == stored:
+                self._write(cache, question, evaluation, generation)
 
         self._shared.later(write)
+
+    def _write(
+        self, cache: BaseCache, question: str, evaluation: Evaluation, generation: tuple[str, str]
+    ) -> None:
+        fresh_seconds = self._shared.timeout_seconds
+        lifetime = None if fresh_seconds is None else fresh_seconds + self.stale_seconds
+        entry = {"generation": generation, "evaluation": evaluation.to_json()}
+        cache.set(self._key(question), json.dumps(entry), lifetime)
 
     def overdue(self, evaluated_at: float) -> float:
         """Return for how many seconds an evaluation has been stale; negative while it is fresh.
 
-        It depends on when it was made, not on whether a cache still has it.
+        It depends on when it was made, not on whether a cache still has it. A time in the future
+        counts as now.
         """
         fresh_seconds = self._shared.timeout_seconds
         if fresh_seconds is None:
             return -math.inf
-        return self._wall() - evaluated_at - fresh_seconds
+        return max(0.0, self._wall() - evaluated_at) - fresh_seconds
 
     def claim_refresh(self, question: str, known: Evaluation, attempt: int) -> bool:
         """Return whether this process is the one in the fleet to replace an overdue evaluation."""
@@ -192,8 +239,12 @@ class Entries:
             return None  # nothing there, or not as this version writes it
 
 
-def _is_newer(one: Evaluation | None, other: Evaluation) -> bool:
-    return one is not None and one.evaluated_at >= other.evaluated_at
+def _is_newer(stored: Evaluation | None, dated: Evaluation | None, own: _Own) -> bool:
+    """Return whether the stored evaluation replaces `own`; its time counts as that of `dated`."""
+    if stored is None or dated is None:
+        return False
+    is_same = dated is not stored and stored.evaluated_at == own.stored_at
+    return not is_same and dated.evaluated_at >= own.evaluation.evaluated_at
 
 
 def _encoded(text: str) -> bytes:

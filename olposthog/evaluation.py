@@ -91,7 +91,7 @@ class Evaluator:
             max_own_entries=settings.local_cache_max_entries,
             wall=wall,
         )
-        self._agreement = Agreement(self._is_usable)
+        self._agreement = Agreement(self._is_usable, wall=wall)
         self._receivers = Receivers()
         self.breaker = Breaker(
             self._ledger,

@@ -31,6 +31,7 @@ from .jitter import jittered
 from .large_text import MAX_PARTS, PackedText, part_keys, unpack
 from .log_lines import get_logger
 from .protocol import PostHogError
+from .skew import CONTROL_SKEW_SECONDS
 
 if TYPE_CHECKING:
     from django.core.cache.backends.base import BaseCache
@@ -251,10 +252,24 @@ class DefinitionsPoll(Generic[T]):
             if self._loaded_digest and self._head:
                 self._write(self._head, over=self._seen)
         else:
-            self._adopt(head, self._looked_at)
+            dated = self._dated(head)
+            self._adopt(dated, self._looked_at)
             if head.parts:
                 self._failed_writes, self._is_unstored = 0, False
+            if dated is not head:
+                self._write(dated, over=head.token)
         return True
+
+    def _dated(self, head: Head) -> Head:
+        """Return a head whose times in the future are now; the same one if it has none.
+
+        Processes that live shorter than a clock was ahead would otherwise never fetch.
+        """
+        now = self._wall()
+        if max(head.checked_at, head.fetched_at or 0) <= now + CONTROL_SKEW_SECONDS:
+            return head
+        fetched_at = None if head.fetched_at is None else min(head.fetched_at, now)
+        return replace(head, checked_at=min(head.checked_at, now), fetched_at=fetched_at)
 
     def _adopt(self, head: Head, not_before: float) -> None:
         if self._head is None or head.token != self._head.token:

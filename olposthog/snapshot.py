@@ -150,6 +150,22 @@ class Evaluation:
         """Return whether the decision about a flag is from an evaluation before this one."""
         return self.origin(key).evaluated_at < self.evaluated_at
 
+    def no_later_than(self, latest: float) -> Evaluation:
+        """Return the evaluation with each later time replaced by `latest`, in epoch seconds."""
+        return replace(
+            self,
+            evaluated_at=min(self.evaluated_at, latest),
+            origins={
+                key: one._replace(evaluated_at=min(one.evaluated_at, latest))
+                for key, one in self.origins.items()
+            },
+        )
+
+    @property
+    def newest_time(self) -> float:
+        """The newest time in the evaluation, in epoch seconds."""
+        return max([self.evaluated_at, *(one.evaluated_at for one in self.origins.values())])
+
     def with_decisions_of(self, other: Evaluation, keys: Iterable[str]) -> Evaluation:
         """Return an evaluation with the other's decisions about `keys`, where it has any."""
         taken = [key for key in keys if key in other.decisions]

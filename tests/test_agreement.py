@@ -10,8 +10,9 @@ from django.test import RequestFactory
 from pytest_django import Settings
 
 from olposthog import per_process
+from olposthog.agreement import Agreement
 from olposthog.features import clear_cache, evaluate, for_request, get_feature_flag
-from olposthog.snapshot import Runtime, Source
+from olposthog.snapshot import Decision, Evaluation, Runtime, Source
 from tests.posthog_faults import Status
 from tests.posthog_server import PATIENCE, Flag, PostHogServer, Variant
 from tests.site.processes import until
@@ -186,3 +187,17 @@ def test_other_people_and_properties_are_not_used(site: PostHogServer) -> None:
 
     assert evaluate("u2").source is Source.FALLBACK
     assert evaluate("u1", person_properties={"plan": "pro"}).source is Source.FALLBACK
+
+
+def test_clock_that_is_set_back_does_not_pin_the_flags_of_a_runtime() -> None:
+    """Which flags a runtime has is what PostHog named last, whatever the clock was before."""
+    now = 86_400.0
+    agreement = Agreement(lambda evaluated_at: True, wall=lambda: now)
+    agreement.observe(Runtime.CLIENT, Evaluation({"old": Decision(True)}, now))
+    now = 60.0
+    agreement.observe(Runtime.CLIENT, Evaluation({"new": Decision(True)}, now))
+
+    other = Evaluation({"old": Decision(True), "new": Decision(True)}, now)
+    borrowed = agreement.borrow(other, Runtime.CLIENT, None)
+    assert borrowed is not None
+    assert set(borrowed.decisions) == {"new"}

@@ -508,6 +508,50 @@ def test_a_newcomers_clock_cannot_hold_the_circuit_open(process, start, time, sk
     assert newcomer.permit().probe
 
 
+@pytest.mark.parametrize("skew", [302.0, 3600.0, 86_400.0])
+def test_workers_that_live_shorter_than_the_cooldown_probe(start, time, ledger, skew):
+    """An opening by a clock that is ahead counts as now for its first reader and all later ones."""
+    start(skew=skew).fail(THRESHOLD)
+    permits: dict[float, Permit | None] = {}
+    for _ in range(70):
+        time.now += 1
+        permits[time.now] = start().ask()
+
+    (probed_at,) = [at for at, permit in permits.items() if permit]
+    assert COOLDOWN <= probed_at <= COOLDOWN + 1
+
+
+def test_opening_of_a_clock_that_is_a_little_ahead_is_not_replaced(start, ledger):
+    """A small difference between clocks costs no write, and makes no probe early."""
+    start(skew=120.0).fail(THRESHOLD)
+    state = ledger.state
+
+    assert start().ask() is None
+    assert ledger.state == state
+
+
+def test_opening_that_was_replaced_meanwhile_is_not_dated(start, ledger):
+    """Only the opening that was read gets another time, not a closing that came after it."""
+    start(skew=3600.0).fail(THRESHOLD)
+    read, reader = ledger.state, start()
+    ledger.state = closing = Record("closing").to_text()
+
+    reader.breaker.mirror(read)
+
+    assert ledger.state == closing
+
+
+def test_observer_counts_a_time_ahead_as_now_and_writes_nothing(start, ledger, time):
+    """Who only looks has the opening's time no later than its own."""
+    start(skew=3600.0).fail(THRESHOLD)
+    state, observer = ledger.state, start()
+
+    observer.breaker.observe(state)
+
+    assert observer.breaker.changed_at == NOON + time.now
+    assert ledger.state == state
+
+
 # A ledger in trouble
 
 

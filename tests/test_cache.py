@@ -15,7 +15,14 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from django.db import connections, transaction
 
-from olposthog.cache import READ_SECONDS, REST_SECONDS, ProcessCache, SharedCache
+from olposthog.cache import (
+    FIRST_READ,
+    READ_SECONDS,
+    READERS,
+    REST_SECONDS,
+    ProcessCache,
+    SharedCache,
+)
 from tests.posthog_server import PATIENCE
 from tests.site.processes import until
 
@@ -288,6 +295,14 @@ CONSEQUENCE = "; this process does without it until it answers."
 FAILED = ("WARNING", "The shared cache 'durable' fails (ConnectionError)" + CONSEQUENCE)
 HUNG = ("WARNING", "The shared cache 'durable' fails (no answer within 0.1 s)" + CONSEQUENCE)
 RECOVERED = ("WARNING", "The shared cache 'durable' answers again.")
+REFUSES = (
+    "WARNING",
+    (
+        "Shared cache 'durable' refuses writes (ValueError). It is still read. "
+        "Is it full or read-only?"
+    ),
+)
+ACCEPTS = ("WARNING", "Shared cache 'durable' accepts writes again.")
 
 
 # The shared cache in health
@@ -546,6 +561,65 @@ def test_a_first_answer_may_take_longer(unruly, share, log):
     assert "no answer within 0.05 s" in line[1]
 
 
+def test_waiting_for_a_reader_is_no_failure_of_the_cache(unruly, share, log):
+    """A read that waits while the cache answers others is waited for within the caller's time."""
+    shared = share(read_seconds=SOON)
+    assert shared.get_many(["ada"], PATIENCE) == {}
+    busy = threading.Event()
+    for _ in range(READERS):
+        shared._readers.submit(lambda: busy.wait(PATIENCE))
+
+    def answer_others(began: threading.Event) -> None:
+        while not began.wait(SOON / 10):
+            shared._answers += 1
+
+    with ThreadPoolExecutor(2) as pool:
+        began = threading.Event()
+        answering = pool.submit(answer_others, began)
+        reading = pool.submit(shared.get_many, ["ada"], PATIENCE)
+        with pytest.raises(TimeoutError):
+            reading.result(SOON * 3)
+        busy.set()
+        assert reading.result(PATIENCE) == {}
+        began.set()
+        answering.result(PATIENCE)
+
+    assert not shared.is_away
+    assert log() == []
+
+
+def test_cache_that_answers_no_reader_fails(unruly, share, log):
+    """A read that waits for a reader while the cache answers nobody gives it up."""
+    shared = share(read_seconds=SOON)
+    assert shared.get_many(["ada"], PATIENCE) == {}
+    unruly.hang()
+    for _ in range(READERS):
+        shared._readers.submit(lambda: shared._guarded(lambda cache: cache.get_many(["ada"])))
+
+    assert shared.get_many(["ada"], PATIENCE) is None
+    assert shared.is_away
+    assert len(log()) == 1
+
+
+def test_cache_that_answers_too_late_is_not_back(unruly, share, clock, log):
+    """A cache that takes longer than a read may take is not used again, and no line says so."""
+    shared = share(read_seconds=SOON)
+    unruly.error = ConnectionError()
+    shared.get_many(["ada"], PATIENCE)
+    unruly.error = None
+    unruly.hang()
+    clock.now += REST_SECONDS
+    assert shared.get_many(["ada"], PATIENCE) is None
+    until(lambda: len(unruly.calls) == 2)
+
+    clock.now += 2 * SOON * FIRST_READ
+    unruly.gate.set()
+    until(lambda: not shared._asks_again)
+
+    assert shared.is_away
+    assert log() == [FAILED]
+
+
 def test_a_claim_that_nobody_holds_is_undecided(unruly, share, monkeypatch):
     """A cache that says no because it cannot write leaves each process to itself."""
     shared = share()
@@ -611,8 +685,12 @@ def test_a_refused_write_is_no_failure_of_the_cache(unruly, share, log, clock, m
     """While the cache can be read, a write that raises costs that value and a line a minute."""
     shared = share()
 
-    def refuse(*_: object) -> None:
-        raise ValueError("the value of olposthog:secret is too large")
+    store = unruly.set
+
+    def refuse(cache: Unruly, key: str, *args: Any) -> None:
+        if key == "ada":
+            raise ValueError("the value of olposthog:secret is too large")
+        store(cache, key, *args)
 
     with monkeypatch.context() as patched:
         patched.setattr(unruly, "set", refuse)
@@ -626,6 +704,66 @@ def test_a_refused_write_is_no_failure_of_the_cache(unruly, share, log, clock, m
     (line,) = log()
     assert line[1].startswith("Shared cache 'durable' refused a write (ValueError).")
     assert "secret" not in line[1]
+
+
+def test_cache_that_refuses_writes_is_read(unruly, share, log, clock, monkeypatch):
+    """While every write is refused, claims too, reads go on, and each change is one line."""
+    shared = share()
+    assert shared.write(put("ada", "answer"), PATIENCE)
+
+    def refuse(*_: object) -> None:
+        raise ValueError("OOM command not allowed for olposthog:secret")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unruly, "set", refuse)
+        patched.setattr(unruly, "add", refuse)
+        for _ in range(30):
+            assert shared.later(put("bob", "answer"))
+            assert shared.claim("probe", 60) is None
+            assert shared.settle(PATIENCE)
+            assert shared.get_many(["ada"], PATIENCE) == {"ada": "answer"}
+            clock.now += REST_SECONDS
+        assert str(shared) == "'durable' answers, refuses writes (ValueError)"
+    # A job that writes nothing does not end it by itself: a small write does.
+    assert shared.write(lambda cache: True, PATIENCE)
+    assert shared.settle(PATIENCE)
+
+    assert not shared.is_away
+    assert log() == [REFUSES, ACCEPTS]
+    assert str(shared) == "'durable' answers"
+
+
+def test_cache_at_its_limit_is_logged_once_a_minute(unruly, share, log, clock, monkeypatch):
+    """A cache that accepts one write and refuses the next costs one pair of lines a minute."""
+    shared = share()
+    for _ in range(50):
+        with monkeypatch.context() as patched:
+            patched.setattr(unruly, "set", lambda *_: 1 / 0)
+            shared.later(put("ada", "answer"))
+            assert shared.settle(PATIENCE)
+        shared.later(put("ada", "answer"))
+        assert shared.settle(PATIENCE)
+        clock.now += REST_SECONDS
+
+    assert len(log()) == 2
+
+
+def test_recovery_finds_out_whether_writes_are_accepted(unruly, share, log, clock, monkeypatch):
+    """A cache that comes back read-only is read, and one line says that it refuses writes."""
+    shared = share()
+    unruly.error = ConnectionError()
+    shared.get_many(["ada"], PATIENCE)
+    unruly.error = None
+
+    def refuse(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(unruly, "set", refuse)
+    come_back(shared, clock)
+    until(lambda: len(log()) == 3)
+
+    assert log() == [FAILED, RECOVERED, REFUSES]
+    assert shared.get_many(["ada"], PATIENCE) == {}
 
 
 def test_a_resting_cache_is_left_alone(unruly, share, clock):

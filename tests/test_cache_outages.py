@@ -11,23 +11,26 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
+import redis
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from pytest_django import DjangoDbBlocker, Settings
 
 from olposthog import conf, per_process
 from olposthog.breaker import State
-from olposthog.cache import REST_SECONDS
+from olposthog.cache import READERS, REST_SECONDS
 from olposthog.evaluation import Evaluator
 from olposthog.features import evaluate
 from tests.posthog_faults import Status
@@ -38,6 +41,8 @@ from tests.site.servers import KeptServer, postgresql_store, postgresql_template
 
 FAILED = "The shared cache 'durable' fails"
 RECOVERED = "The shared cache 'durable' answers again"
+REFUSES = "Shared cache 'durable' refuses writes"
+ACCEPTS = "Shared cache 'durable' accepts writes again"
 OPENED = "PostHog's circuit is open"
 CLOSED = "PostHog's circuit is closed"
 FAILURES = 3
@@ -369,6 +374,101 @@ def test_emptied_redis_has_no_entries(
         assert len(enabled.flag_calls) == 2
         fleet.until_shared(process)
         assert fleet.log(OPENED) == [0]
+
+
+# A slow cache
+
+
+class Slow(LocMemCache):
+    """A cache that answers a read when others wait for it too, as one that is far away does."""
+
+    meeting: Barrier | None = None
+
+    def get_many(self, keys: Iterable[str], version: int | None = None) -> dict[Any, Any]:
+        if self.meeting:
+            self.meeting.wait(PATIENCE)
+        return super().get_many(keys, version)
+
+
+def test_people_in_a_slow_cache_cost_no_call(fleet: Fleet, enabled: PostHogServer) -> None:
+    """Many people are read at once, so a slow cache is waited for and PostHog is not called."""
+    people = [f"person {number}" for number in range(5 * READERS)]
+    fleet.settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 4 * PATIENCE
+    store = Store({"BACKEND": f"{__name__}.Slow", "LOCATION": "slow"}, list)
+    with fleet.sharing(store) as process:
+        for person in people:
+            assert process.ask(person) == "posthog"
+        process.settle()
+        enabled.clear()
+        other = fleet.start()
+        Slow.meeting = Barrier(READERS)
+        try:
+            with ThreadPoolExecutor(len(people)) as pool:
+                assert set(pool.map(other.ask, people)) == {"posthog"}
+        finally:
+            Slow.meeting = None
+        assert enabled.flag_calls == []
+        assert fleet.log(FAILED) == [0]
+
+
+# A cache that can be read and not written
+
+
+@pytest.fixture(params=["full", "replica"])
+def redis_read_only(
+    request: pytest.FixtureRequest, kept_redis: KeptServer, redis_to_break: Store
+) -> Iterator[Outage]:
+    """A Redis at its limit of memory that evicts nothing, or one that became a replica."""
+    client = redis.Redis.from_url(kept_redis.url)
+
+    def begin() -> None:
+        if request.param == "full":
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", 1)
+        else:
+            client.config_set("replica-serve-stale-data", "yes")
+            client.replicaof("127.0.0.1", 1)
+
+    def end() -> None:
+        client.config_set("maxmemory", 0)
+        client.replicaof("NO", "ONE")
+
+    yield Outage(redis_to_break, begin, end)
+    end()
+    client.close()
+
+
+def test_redis_that_refuses_writes_is_read(
+    redis_read_only: Outage, fleet: Fleet, enabled: PostHogServer
+) -> None:
+    """Known people cost no call, the breaker guards PostHog, and each change is one line."""
+    with fleet.sharing(redis_read_only.store) as process:
+        assert process.ask("ada") == "posthog"
+        process.settle()
+
+        redis_read_only.begin()
+        enabled.clear()
+        for _ in range(30):
+            fleet.clock.now += REST_SECONDS
+            assert process.ask() == "posthog"
+            process.settle()
+            assert process.evaluator.shared.claim("turn", 60) is None
+        assert len(enabled.flag_calls) == 30
+        assert fleet.start().ask("ada") == "posthog"
+        assert len(enabled.flag_calls) == 30
+        assert fleet.log(FAILED, REFUSES, ACCEPTS) == [0, 1, 0]
+
+        enabled.flags_fault = Status(500)
+        assert process.ask_often(10) == {"fallback"}
+        assert len(enabled.flag_calls) == 30 + FAILURES
+        process.settle()
+
+        redis_read_only.end()
+        enabled.heal()
+        assert process.ask() == "fallback"  # and writes again that the circuit is open
+        process.settle()
+        assert fleet.start().ask() == "fallback"
+        assert fleet.log(FAILED, REFUSES, ACCEPTS, OPENED) == [0, 1, 1, 1]
 
 
 # A disk without room

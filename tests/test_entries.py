@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from olposthog import per_process
 from olposthog.cache import SharedCache
 from olposthog.entries import Entries, control_prefix
 from olposthog.features import evaluate
-from olposthog.snapshot import Decision, Evaluation, Runtime, Source
+from olposthog.snapshot import Decision, Evaluation, Origin, Runtime, Source
 from tests.posthog_server import PATIENCE
 
 NOON = 1_750_000_000.0
@@ -280,7 +281,7 @@ DECISIONS = st.builds(
 EVALUATIONS = st.builds(
     Evaluation,
     decisions=st.dictionaries(st.text(max_size=12), DECISIONS, max_size=4),
-    evaluated_at=st.floats(min_value=0, max_value=4e9),
+    evaluated_at=st.floats(min_value=0, max_value=NOON),
     request_id=st.none() | st.text(max_size=12),
 )
 
@@ -330,6 +331,88 @@ def test_freshness_is_not_the_caches_expiry(process, wall, lifetime):
     assert process.fresh() is None
     lifetime(61)
     assert process.fresh() is not None
+
+
+@pytest.mark.parametrize("ahead", [61, 3600, 86_400, 365 * 86_400])
+def test_entry_from_the_future_counts_as_now(process, wall, lifetime, ahead):
+    """A time in the future counts as now, for the process that reads it and for all after it."""
+    lifetime(60)
+    future = replace(process.evaluation(), evaluated_at=NOON + ahead)
+    process.keep(evaluation=future)
+
+    assert process.read().known == replace(future, evaluated_at=NOON)
+    wall.now += 59.9
+    assert process.fresh()
+    assert process.shared.settle(PATIENCE)
+    wall.now += 0.1
+    assert process.fresh() is None
+
+
+def test_entry_from_the_future_is_dated_once(process, wall, lifetime, recording, monkeypatch):
+    """Where the replaced time cannot be stored, a process goes on counting from its first read."""
+    lifetime(60)
+    process.keep(evaluation=replace(process.evaluation(), evaluated_at=NOON + 86_400))
+    monkeypatch.setattr(recording, "set", lambda *_: None)
+    process.entries._own.clear()
+    keys = "ada's flags", "the same in browsers", "ada", PATIENCE
+    process.entries.read(*keys)
+    wall.now += 60
+
+    known = process.entries.read(*keys).known
+    assert known is not None
+    assert process.entries.overdue(known.evaluated_at) == 0
+    newer = process.evaluation()
+    process.entries.keep("ada's flags", newer, process.entries.read(*keys))
+    assert process.entries.read(*keys).known == newer
+
+
+def test_time_of_an_earlier_decision_in_the_future_counts_as_now(process, wall):
+    """The time of a decision that stands in for a failed one is replaced as well."""
+    origins = {"flag-0": Origin(NOON + 86_400, "request-0")}
+    process.keep(evaluation=replace(process.evaluation(), origins=origins))
+
+    known = process.read().known
+    assert known is not None
+    assert known.origin("flag-0") == Origin(NOON, "request-0")
+
+
+def test_clock_that_is_set_back_does_not_pin_a_process(process, wall, lifetime):
+    """After the clock is corrected, what the process evaluated before counts as evaluated now."""
+    lifetime(60)
+    process.keep()
+    wall.now -= 86_400
+    keys = "ada's flags", "the same in browsers", "ada", PATIENCE
+    process.entries.read(*keys)
+    wall.now += 60
+
+    known = process.entries.own("ada's flags")
+    assert known is not None
+    assert process.entries.overdue(known.evaluated_at) == 0
+
+
+def test_entry_that_was_written_meanwhile_is_not_replaced(process, wall, recording):
+    """A replaced time is stored only if the entry is still the one that was read."""
+    future = replace(process.evaluation(), evaluated_at=NOON + 86_400)
+    process.keep(evaluation=future)
+    gate = threading.Event()
+    process.shared.later(lambda _: gate.wait(PATIENCE))
+    found = process.read()
+    caches["durable"].set(process.entries._key("ada's flags"), "newer")
+    gate.set()
+    assert process.shared.settle(PATIENCE)
+
+    assert found.known is not None
+    assert caches["durable"].get(process.entries._key("ada's flags")) == "newer"
+
+
+def test_half_a_minute_ahead_is_not_replaced(process, wall, recording):
+    """A small difference between clocks costs no write."""
+    process.keep(evaluation=replace(process.evaluation(), evaluated_at=NOON + 30))
+    recording.forget()
+
+    assert process.fresh()
+    assert process.shared.settle(PATIENCE)
+    assert not [key for key in recording.written if ":entry:" in key]
 
 
 def test_no_timeout_is_for_ever(process, wall, lifetime):

@@ -564,6 +564,33 @@ def test_clock_that_was_wrong_for_a_moment(
     assert shared_head().checked_at == clock.now
 
 
+@pytest.mark.parametrize("skew", [301, 3_600, 86_400])
+def test_workers_that_live_shorter_than_the_interval_fetch(
+    start: Callable[..., Process], posthog: PostHogServer, clock: Clock, skew: float
+) -> None:
+    """A fetch by a clock that was ahead counts as now, from the first worker on that reads it."""
+    start(skew=skew).look()
+    define(posthog, "b")
+    for _ in range(int(INTERVAL / 30)):
+        assert start().look() == ["a"]
+        clock.now += 30
+
+    assert start().look() == ["b"]
+    assert len(posthog.definition_calls) == 2
+    assert (shared_head().checked_at, shared_head().fetched_at) == (clock.now, clock.now)
+
+
+def test_head_of_a_clock_that_is_a_little_ahead_is_not_replaced(
+    start: Callable[..., Process], cache: type[Moody]
+) -> None:
+    """A small difference between clocks costs no write."""
+    start(skew=120).look()
+    cache.written.clear()
+
+    start().look()
+    assert cache.written == []
+
+
 def test_clock_that_jumps(
     start: Callable[..., Process], process: Process, posthog: PostHogServer, clock: Clock
 ) -> None:
