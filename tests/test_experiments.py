@@ -269,7 +269,7 @@ def test_anonymous_assignment_makes_no_profile(enabled: PostHogServer) -> None:
     assert [event["$session_id"] for event in sent] == ["s1", "s1"]
 
 
-HOSTILE = ["\ud800", "\x00", "a\nb", "$feature_flag", "{{ x }}", "'; --", "x" * 5_000]
+HOSTILE = ["\x00", "a\nb", "$feature_flag", "{{ x }}", "'; --", "x" * 5_000]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)

@@ -146,7 +146,7 @@ def kept_site(standin: PostHogServer, tmp_path_factory: pytest.TempPathFactory) 
 def kept_throttled(
     standin: PostHogServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
-    throttle = {"DEFAULT_THROTTLE_RATES": {"features": "2/day"}}
+    throttle = {"DEFAULT_THROTTLE_RATES": {"features": "2/day"}, "NUM_PROXIES": 1}
     with site(tmp_path_factory.mktemp("throttled"), standin, REST_FRAMEWORK=throttle) as place:
         yield place
 
