@@ -401,13 +401,14 @@ class DefinitionsPoll(Generic[T]):
             future = self._callers.submit(
                 lambda: self._fetcher.fetch_definitions(etag, deadline=deadline, call=call)
             )
+        except Saturated as error:
+            raise PostHogError("earlier fetches hang") from error
+        try:
             return future.result(FETCH_SECONDS)
         except FutureTimeoutError as error:
             future.cancel()
             call.abort()
             raise PostHogError("timeout") from error
-        except Saturated as error:
-            raise PostHogError("earlier fetches hang") from error
 
     def _fail(self, head: Head, reason: str) -> None:
         FETCHES.count("failed")

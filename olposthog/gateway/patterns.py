@@ -9,12 +9,11 @@ pattern is undecided. Without RE2, only patterns that repeat nothing are matched
 from __future__ import annotations
 
 import re
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
-try:
-    import re2
-except ImportError:  # the extra is not installed
-    re2 = None
+re2: Any = import_module("re2") if find_spec("re2") else None
 
 MAX_PATTERN_CHARACTERS = 500
 MAX_TEXT_CHARACTERS = 10_000

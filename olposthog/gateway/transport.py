@@ -162,11 +162,11 @@ class SecureConnection(Connection, HTTPSConnection):
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = Connection
+    ConnectionCls: Any = Connection  # urllib3's protocols of its classes do not fit them
 
 
 class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = SecureConnection
+    ConnectionCls: Any = SecureConnection
 
 
 POOLS = {"http": _Pool, "https": _SecurePool}
