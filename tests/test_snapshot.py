@@ -29,7 +29,11 @@ from olposthog.snapshot import (
 keys = st.text(max_size=8)
 values: st.SearchStrategy[bool | str] = st.booleans() | st.text(max_size=8)
 payloads: st.SearchStrategy[JSON] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=6,
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import django
 import pytest
 from django.contrib.auth import get_user_model
 from django.core import signing
@@ -330,7 +329,7 @@ def test_a_cookie_of_an_earlier_django_is_renewed(client: Client, written: Any) 
     response = client.get(FEATURES_URL)
 
     assert response.json()["distinct_id"] == KNOWN
-    assert bool(response.cookies) is (django.VERSION >= (6, 1))
+    assert bool(response.cookies) is hasattr(signing, "_cookie_signer_salt")  # the newer way
     assert not client.get(FEATURES_URL).cookies
 
 
