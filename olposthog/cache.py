@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from django.conf import settings
 from django.core.cache import caches
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 T = TypeVar("T")
+_Entry: TypeAlias = tuple[float, T, int]
+"""When a value expires, the value, and its estimated size."""
+
+MAX_BYTES = 32 * 2**20
+"""The most that the values of one process cache take, by an estimate."""
 
 READ_SECONDS = 1.0
 """How long a shared cache may take to answer, at most, before it counts as hanging."""
@@ -54,15 +59,28 @@ CHANGES = Tally("shared_cache_changes", ("failed", "recovered"))
 
 
 class ProcessCache(Generic[T]):
-    """Values of the last `seconds`, the newest `max_entries` of them."""
+    """Values of the last `seconds`, the newest ones up to `max_entries` and `max_bytes`.
+
+    `size_of` returns the estimated bytes of a value. A single value may exceed `max_bytes`.
+    """
 
     def __init__(
-        self, seconds: float, max_entries: int, clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        max_entries: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        size_of: Callable[[T], int] = lambda value: 0,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._seconds = seconds
         self._max_entries = max_entries
         self._clock = clock
-        self._entries: dict[Hashable, tuple[float, T]] = {}
+        self._size_of = size_of
+        self._max_bytes = max_bytes
+        self._entries: dict[Hashable, _Entry[T]] = {}
+        self.bytes = 0
+        """The estimated size of all values."""
         self._lock = threading.Lock()
         self.generation = object()
         """Another one after each `clear`; `put` refuses values of an older one."""
@@ -79,16 +97,30 @@ class ProcessCache(Generic[T]):
         with self._lock:
             if generation is not self.generation:
                 return
-            self._entries.pop(key, None)
-            if len(self._entries) >= self._max_entries:
-                # Entries live equally long, so the first one is the one to expire first.
-                del self._entries[next(iter(self._entries))]
-            self._entries[key] = (self._clock() + self._seconds, value)
+            self._remove(key)
+            now, size = self._clock(), self._size_of(value)
+            # Entries live equally long, so the first one is the one to expire first.
+            while self._entries:
+                first, (expires_at, _, _) = next(iter(self._entries.items()))
+                has_room = (
+                    len(self._entries) < self._max_entries and self.bytes + size <= self._max_bytes
+                )
+                if has_room and expires_at > now:
+                    break
+                self._remove(first)
+            self._entries[key] = (now + self._seconds, value, size)
+            self.bytes += size
+
+    def _remove(self, key: Hashable) -> None:
+        removed = self._entries.pop(key, None)
+        if removed is not None:
+            self.bytes -= removed[2]
 
     def clear(self) -> None:
         """Forget everything, also what is being asked for now."""
         with self._lock:
             self._entries.clear()
+            self.bytes = 0
             self.generation = object()
 
     def __len__(self) -> int:

@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from . import portable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 REFRESH_CLAIM_SECONDS = 120
 """How long the claim to refresh an entry is kept: longer than a refresh, and than clocks differ."""
+OWN_BYTES = 1000
+"""Estimate of the size of an entry in the process, without its evaluation."""
 GENERATION_BUCKETS = 64
 """Clearing one person also clears the others of the same bucket, which spares a row for each."""
 
@@ -59,6 +62,11 @@ class _Own:
     stored_at: float
     """The time of the evaluation as the shared cache has it, which may be in the future."""
 
+    @property
+    def size(self) -> int:
+        """Estimated bytes in memory."""
+        return OWN_BYTES + self.evaluation.size
+
 
 class Entries:
     """The entries of one project."""
@@ -81,7 +89,9 @@ class Entries:
         self._wall = wall
         self._coming: dict[str, str] = {}  # tokens that were missing and are being written
         # Counts while the shared cache cannot be read, or has not got an entry yet.
-        self._own: ProcessCache[_Own] = ProcessCache(math.inf, max_own_entries)
+        self._own: ProcessCache[_Own] = ProcessCache(
+            math.inf, max_own_entries, size_of=attrgetter("size")
+        )
 
     def read(self, question: str, counterpart: str, distinct_id: str, seconds: float) -> Found:
         """Return what is known, asking the shared cache for `seconds` at most.

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextvars import copy_context
 from functools import partial
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from django.db import close_old_connections
@@ -71,7 +72,10 @@ class Evaluator:
         self._flight_seconds = settings.trip_threshold_seconds - margin
         self.wait_seconds = settings.trip_threshold_seconds - margin / 2
         self.recent: ProcessCache[FlagSnapshot] = ProcessCache(
-            settings.local_cache_seconds, settings.local_cache_max_entries, clock
+            settings.local_cache_seconds,
+            settings.local_cache_max_entries,
+            clock,
+            size_of=attrgetter("size"),
         )
         self.shared = SharedCache(
             settings.cache_alias,

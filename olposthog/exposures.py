@@ -85,6 +85,12 @@ MINIMAL_PROPERTIES = frozenset(
 """The names in a minimised `$feature_flag_called`; config version 2 adds `RULE_PROPERTIES`."""
 
 
+MAX_PAYLOAD_CHARACTERS = 8 * 2**10
+"""The length of a payload as JSON text above which events leave it out."""
+MAX_QUEUED_PAYLOADS = 1000
+"""How many queued events may hold a payload; later ones leave it out."""
+
+
 class Exposures:
     """Reports each exposure once in the life of a process."""
 
@@ -100,7 +106,7 @@ class Exposures:
         multiply events. A value that PostHog did not decide (fallback, default, disabled,
         override) is no exposure. With a definitions file nothing is reported.
         """
-        snapshot.reported.add(key)
+        snapshot.reported.setdefault(key)
         evaluation = snapshot.evaluation
         decision = evaluation.decisions.get(key) if evaluation and self._wanted else None
         if evaluation is None or decision is None or decision.reason == OVERRIDE_REASON:
@@ -124,7 +130,7 @@ class Exposures:
                 is_pinned=True,
             )
         if not is_captured:
-            snapshot.reported.discard(key)
+            snapshot.reported.pop(key, None)
 
     def _capture_once(
         self,
@@ -234,10 +240,17 @@ def _properties_of_call(key: str, decision: Decision, rule: _Rule | None) -> dic
     reason = {"$feature_flag_reason": decision.description or decision.reason or None}
     return {
         f"$feature/{key}": decision.value,
-        "$feature_flag_payload": decision.payload,
+        "$feature_flag_payload": decision.payload if _is_payload_reported(decision) else None,
         "$feature_flag_has_experiment": decision.has_experiment,
         **(reason if rule is None else rule.of_call()),
     }
+
+
+def _is_payload_reported(decision: Decision) -> bool:
+    """Return whether an event may hold the payload. The SDK's queue copies it for each event."""
+    if decision.payload is None or decision.payload_characters > MAX_PAYLOAD_CHARACTERS:
+        return False
+    return gateway.queued_events() < MAX_QUEUED_PAYLOADS
 
 
 def _allowed_properties(decision: Decision, rule: _Rule | None) -> frozenset[str] | None:

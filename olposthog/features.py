@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from copy import deepcopy
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from asgiref.sync import sync_to_async
@@ -25,6 +24,7 @@ from . import conf, gateway, per_process, watching
 from .identity import Identity, UniqueId, cut_distinct_id, distinct_id_of, identify, time_out
 from .log_lines import get_logger
 from .query import Key, Query, key_of_person
+from .sharing import CompactMapping
 from .snapshot import JSON, FlagSnapshot, Runtime
 
 if TYPE_CHECKING:
@@ -330,19 +330,24 @@ _KEPT = "olposthog.snapshots"
 
 
 def _read(snapshot: FlagSnapshot, name: str, default: bool | str | None) -> bool | str:
-    value = snapshot.flags.get(_checked(name))
+    value = snapshot.reported.get(_checked(name))
+    if value is not None and not watching.watcher:
+        return value
+    value = snapshot.flags.get(name)
     if watching.watcher:
         watching.watcher.read(name, default or False if value is None else value, snapshot)
     if value is None:
         return default or False
     if name not in snapshot.reported:
         report_exposure(snapshot, name)
+    if name in snapshot.reported:
+        snapshot.reported[name] = value
     return value
 
 
 def _copied(flags: Mapping[str, bool | str]) -> dict[str, bool | str]:
     # By their own means, and not by `dict`: a strict test's tell which of them may be read.
-    return cast("MappingProxyType[str, bool | str]", flags).copy()
+    return cast("CompactMapping[bool | str]", flags).copy()
 
 
 def _checked(name: str) -> str:

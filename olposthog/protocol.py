@@ -92,7 +92,7 @@ def parse(content: bytes, now: float) -> Evaluation:
         evaluated_at=now,
         request_id=str(reply["requestId"]),
         failed=tuple(key for key in records if key not in decisions and is_unicode(key)),
-    )
+    ).shared()
 
 
 def _decision(record: Any, asks_minimal: bool) -> Decision | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from operator import attrgetter
 from types import MappingProxyType, NoneType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
 from .portable import is_portable, is_unicode
+from .sharing import compact
 from .undecided import Undecided
 
 JSON: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
@@ -44,7 +49,16 @@ class Runtime(StrEnum):
     CLIENT = "client"
 
 
-@dataclass(frozen=True, slots=True)
+V = TypeVar("V")
+
+DECISION_BYTES = 600
+"""Estimate of a decision's size with its texts, without its payload."""
+SNAPSHOT_BYTES = 1500
+"""Estimate of a snapshot's size without its flags."""
+REFERENCE_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Decision:
     """What PostHog decided about one flag for one person."""
 
@@ -69,6 +83,23 @@ class Decision:
     """Whether an experiment uses the flag; None if PostHog did not tell."""
     minimal_event: bool = False
     """Whether PostHog asked for minimised `$feature_flag_called` events with this decision."""
+
+    payload_characters: int = field(default=0, compare=False, repr=False)
+    """The length of the payload as JSON text; 0 if the decision is not a shared one."""
+    size: int = field(default=DECISION_BYTES, compare=False, repr=False)
+    """Estimated bytes in memory."""
+
+    def shared(self) -> Decision:
+        """Return the process's one decision with these fields, which may be this one.
+
+        So people with the same decision share its texts and payload.
+        """
+        payload = None if self.payload is None else json.dumps(self.payload)
+        found = _shared_decisions.setdefault((*_fields_without_payload(self), payload), self)
+        if found is self and payload is not None:
+            object.__setattr__(self, "payload_characters", len(payload))
+            object.__setattr__(self, "size", DECISION_BYTES + _payload_bytes(payload))
+        return found
 
     def to_json(self) -> dict[str, JSON]:
         """Return the decision as plain JSON values, without those that most decisions have."""
@@ -120,6 +151,19 @@ RARE_FIELDS: Mapping[str, tuple[tuple[type, ...], JSON]] = {
 """The fields of decisions that are stored only if they differ: their types and usual values."""
 
 
+def _payload_bytes(text: str) -> int:
+    """Return an estimate of the bytes that a decoded payload and its JSON text take."""
+    containers = text.count("{") + text.count("[")
+    return 3 * len(text) + 200 * containers + 40 * text.count(",")
+
+
+_fields_without_payload = attrgetter(
+    *("value", "reason", "description", "id", "version"), *RARE_FIELDS
+)
+_shared_decisions: WeakValueDictionary[tuple[Any, ...], Decision] = WeakValueDictionary()
+"""The decisions in use by their fields, with the payload as JSON text."""
+
+
 class Origin(NamedTuple):
     """The evaluation that a decision comes from."""
 
@@ -141,6 +185,21 @@ class Evaluation:
     """The keys of flags that PostHog could not compute: no decision about them is its own."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
     """For decisions that come from another evaluation: which one, by flag key."""
+    size: int = field(default=0, compare=False, repr=False)
+    """Estimated bytes in memory, without what it shares with earlier evaluations."""
+
+    def shared(self) -> Evaluation:
+        """Return an equal evaluation that shares keys and decisions with those of other people."""
+        decisions = {key: one.shared() for key, one in self.decisions.items()}
+        added = sum(one.size for key, one in decisions.items() if one is self.decisions[key])
+        references = len(decisions) + len(self.failed) + len(self.origins)
+        return replace(
+            self,
+            decisions=compact(decisions),
+            failed=tuple(map(sys.intern, self.failed)),
+            origins=compact(self.origins),
+            size=added + REFERENCE_BYTES * references,
+        )
 
     def origin(self, key: str) -> Origin:
         """Return which evaluation the decision about a flag comes from."""
@@ -173,23 +232,23 @@ class Evaluation:
             return self
         return replace(
             self,
-            decisions={**self.decisions, **{key: other.decisions[key] for key in taken}},
-            origins={**self.origins, **{key: other.origin(key) for key in taken}},
+            decisions=compact({**self.decisions, **{key: other.decisions[key] for key in taken}}),
+            origins=compact({**self.origins, **{key: other.origin(key) for key in taken}}),
         )
 
     def with_local(self, local: Evaluation | None) -> Evaluation:
         """Return an evaluation in which what was decided locally takes precedence."""
         if local is None:
             return self
-        return replace(self, decisions={**self.decisions, **local.decisions})
+        return replace(self, decisions=compact({**self.decisions, **local.decisions}))
 
     def only(self, is_kept: Callable[[str], bool]) -> Evaluation:
         """Return an evaluation of the flags whose keys are kept."""
         return replace(
             self,
-            decisions={key: one for key, one in self.decisions.items() if is_kept(key)},
+            decisions=compact({key: one for key, one in self.decisions.items() if is_kept(key)}),
             failed=tuple(filter(is_kept, self.failed)),
-            origins={key: one for key, one in self.origins.items() if is_kept(key)},
+            origins=compact({key: one for key, one in self.origins.items() if is_kept(key)}),
         )
 
     def to_json(self) -> dict[str, JSON]:
@@ -209,6 +268,12 @@ class Evaluation:
         Raise a KeyError, TypeError, AttributeError, ValueError or OverflowError for anything else:
         whoever can write to the shared cache may have written it.
         """
+        origins: dict[Origin, Origin] = {}  # most flags have the same one
+
+        def origin(at: Any, request_id: Any) -> Origin:
+            found = Origin(_time(at), _typed(request_id, str, NoneType))
+            return origins.setdefault(found, found)
+
         return cls(
             decisions={
                 _typed(key, str): Decision.from_json(one)
@@ -218,10 +283,51 @@ class Evaluation:
             request_id=_typed(stored["request_id"], str, NoneType),
             failed=tuple(_typed(key, str) for key in stored.get("failed", ())),
             origins={
-                _typed(key, str): Origin(_time(at), _typed(request_id, str, NoneType))
+                _typed(key, str): origin(at, request_id)
                 for key, (at, request_id) in stored.get("origins", {}).items()
             },
-        )
+        ).shared()
+
+
+class _DecisionView(Mapping[str, V], Generic[V]):
+    """A read-only mapping from flag keys to one field of their decisions."""
+
+    __slots__ = ("_decisions",)
+
+    def __init__(self, decisions: Mapping[str, Decision]) -> None:
+        self._decisions = decisions
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._decisions,)
+
+
+class _Payloads(_DecisionView[JSON]):
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> JSON:
+        payload = self._decisions[key].payload
+        if payload is None:
+            raise KeyError(key)
+        return payload
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, one in self._decisions.items() if one.payload is not None)
+
+
+class _Reasons(_DecisionView[str]):
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> str:
+        return self._decisions[key].reason
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decisions)
 
 
 def _time(stored: Any) -> float:
@@ -266,8 +372,15 @@ class FlagSnapshot:
 
     Empty without definitions. These flags have PostHog's value, if there is one.
     """
-    reported: set[str] = field(default_factory=set, repr=False)
-    """The keys whose exposure need not be looked at again; kept by `olposthog.exposures`."""
+    reported: dict[str, bool | str | None] = field(default_factory=dict, repr=False)
+    """The keys whose exposure is handled, by `olposthog.exposures`; values that were read."""
+
+    @property
+    def size(self) -> int:
+        """Estimated bytes in memory, without what it shares with other snapshots."""
+        references = 2 * len(self.flags) + len(self.undecided)
+        added = self.evaluation.size if self.evaluation else 0
+        return SNAPSHOT_BYTES + REFERENCE_BYTES * references + added
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Python can neither pickle nor copy a `MappingProxyType`, only what is in it.
@@ -307,14 +420,12 @@ def answer(
         distinct_id=distinct_id,
         runtime=runtime,
         source=source,
-        flags=MappingProxyType(flags),
-        payloads=MappingProxyType(
-            {key: one.payload for key, one in decisions.items() if one.payload is not None}
-        ),
-        reasons=MappingProxyType({key: one.reason for key, one in decisions.items()}),
+        flags=compact(flags),
+        payloads=_Payloads(decisions),
+        reasons=_Reasons(decisions),
         evaluated_at=datetime.fromtimestamp(at, UTC),
         evaluation=evaluation,
         groups=groups,
         anonymous=anonymous,
-        undecided=MappingProxyType(dict(undecided)),
+        undecided=compact(undecided),
     )

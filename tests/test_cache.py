@@ -122,6 +122,39 @@ def test_a_replaced_value_counts_as_new(recent):
     assert recent.get("ada") == "ADA"
 
 
+def test_expired_values_are_dropped(recent, clock):
+    """A new value has all expired ones dropped, so that a process holds none for good."""
+    recent.put("ada", "answer", recent.generation)
+    clock.now += 3
+    recent.put("bob", "answer", recent.generation)
+    clock.now += 2
+    recent.put("cleo", "answer", recent.generation)
+
+    assert recent.get("bob") == "answer"
+    assert len(recent) == 2
+
+
+def test_bytes_are_bounded(clock):
+    """The newest values whose estimated sizes fit are kept; a single larger one is kept alone."""
+    recent = ProcessCache[str](5, 100, clock, size_of=len, max_bytes=10)
+
+    for key, value in [("ada", "4444"), ("bob", "55555"), ("cleo", "22")]:
+        recent.put(key, value, recent.generation)
+    assert [recent.get(key) for key in ("ada", "bob", "cleo")] == [None, "55555", "22"]
+    assert recent.bytes == 7
+
+    recent.put("bob", "1", recent.generation)
+    assert recent.bytes == 3
+
+    recent.put("dan", "x" * 20, recent.generation)
+    assert (len(recent), recent.bytes) == (1, 20)
+
+    recent.put("eve", "1", recent.generation)
+    assert (len(recent), recent.bytes) == (1, 1)
+    recent.clear()
+    assert recent.bytes == 0
+
+
 def test_clear_forgets_everything(recent):
     """After a clearing nothing is found."""
     recent.put("ada", "answer", recent.generation)

@@ -359,3 +359,31 @@ def test_the_ambient_context_does_not_change_who_is_counted(enabled: PostHogServ
     assert {event["properties"]["$feature_flag"] for event in events} == {"checkout"}
     assert {event["properties"]["$feature_flag_response"] for event in events} == {"test"}
     assert {event["properties"]["tier"] for event in events} == {"gold"}
+
+
+@pytest.mark.parametrize(("characters", "is_reported"), [(8192, True), (8193, False)])
+def test_large_payload_is_left_out(
+    enabled: PostHogServer, characters: int, is_reported: bool
+) -> None:
+    """A payload of more than 8 kB as JSON is in no event; the exposure is reported all the same."""
+    payload = "x" * (characters - 2)  # and two quotation marks
+    enabled.flags = {"beta": Flag(True, payload=payload)}
+
+    is_enabled("beta", opt_unique_id="u1")
+
+    (event,) = delivered(enabled)
+    assert event["properties"].get("$feature_flag_payload") == (payload if is_reported else None)
+
+
+def test_payloads_are_left_out_while_events_pile_up(
+    enabled: PostHogServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With too many events waiting, further ones have no payload; none is lost."""
+    monkeypatch.setattr(exposures, "MAX_QUEUED_PAYLOADS", 0)
+    enabled.flags = {"beta": Flag(True, payload={"a": 1})}
+
+    is_enabled("beta", opt_unique_id="u1")
+
+    (event,) = delivered(enabled)
+    assert "$feature_flag_payload" not in event["properties"]
+    assert event["properties"]["$feature_flag_response"] is True

@@ -10,6 +10,7 @@ from typing import Any
 from olposthog.identity import Identity, plain
 from olposthog.log_lines import get_logger
 from olposthog.portable import decoded
+from olposthog.sharing import compact
 from olposthog.snapshot import LOCAL_REASON, Decision, Evaluation, Runtime
 from olposthog.undecided import Undecided, UndecidedReason
 
@@ -44,6 +45,7 @@ class LocalEvaluator:
             for runtime in Runtime
         }
         self._decisions: dict[tuple[str, bool | str], Decision] = {}
+        self._undecided: dict[Undecided, Undecided] = {}  # people share equal reasons
 
     def evaluate(
         self, identity: Identity, person_properties: Mapping[str, Any], runtime: Runtime
@@ -61,10 +63,10 @@ class LocalEvaluator:
         for key in self._keys[runtime]:
             value = self.value(key, context)
             if isinstance(value, Undecided):
-                undecided[key] = value
+                undecided[key] = self._undecided.setdefault(value, value)
             else:
                 decisions[key] = self._decisions.get((key, value)) or self._decide(key, value)
-        return LocalEvaluation(Evaluation(decisions, self._wall()), undecided)
+        return LocalEvaluation(Evaluation(compact(decisions), self._wall()), compact(undecided))
 
     def value(self, key: str, context: Context) -> bool | str | Undecided:
         """Return the value of one flag for a person, or why it is undecided."""
@@ -92,7 +94,7 @@ class LocalEvaluator:
             version=flag.version,
             has_experiment=flag.has_experiment,
             minimal_event=self.definitions.minimal_events,
-        )
+        ).shared()
         return decision
 
     def _payload(self, key: str, value: bool | str) -> Any:

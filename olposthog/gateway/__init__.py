@@ -1,7 +1,7 @@
 """The one package that talks to PostHog and to its SDK."""
 
 from .connection import Way
-from .events import capture, client, install_client
+from .events import capture, client, install_client, queued_events
 from .http import Fetched, Gateway
 from .matching import exact_texts, matches, unsupported
 from .transport import Call
@@ -16,5 +16,6 @@ __all__ = [
     "exact_texts",
     "install_client",
     "matches",
+    "queued_events",
     "unsupported",
 ]

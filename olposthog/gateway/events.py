@@ -22,6 +22,8 @@ _sparing = Sparing()
 
 MAX_SDK_LOG_CHARACTERS = 500
 """The length at which a log message of the SDK is cut."""
+MAX_QUEUED_EVENTS = 10_000
+"""How many events wait for their upload at most; the SDK drops further ones and logs that."""
 _sdk_log_filter = EscapeFilter(MAX_SDK_LOG_CHARACTERS)
 """The SDK logs bodies of PostHog's replies as they are."""
 
@@ -48,6 +50,7 @@ def client() -> posthog.Posthog:
                 feature_flags_request_timeout_seconds=settings.timeout_seconds,
                 disable_geoip=True,
                 enable_local_evaluation=False,
+                max_queue_size=MAX_QUEUED_EVENTS,
             )
             # What the first event finds out about the machine, by running a program: find it out
             # here, where no fork comes between and leaves the SDK's locks held for ever.
@@ -78,6 +81,11 @@ def install_client() -> None:
 
 _before_isolation: tuple[Any] | None = None
 """Whose client the SDK's functions use when tests are over, whoever set that up."""
+
+
+def queued_events() -> int:
+    """Return how many events wait in this process for their upload. Build no client."""
+    return 0 if _client is None else _client[1].queue.qsize()
 
 
 def _isolate(**_: Any) -> None:
