@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -24,6 +25,8 @@ from olposthog.cache import DEFAULT_TIMEOUT_SECONDS, read_timeout
 
 from . import ids
 
+POSTGRESQL_TIMEOUTS = {"connect_timeout": 2, "tcp_user_timeout": 2000, "keepalives_idle": 2}
+"""The options of libpq that end a connection that is dead, with the values that the hint names."""
 DEFAULT_MAX_ENTRIES = 300
 """What Django allows a `DatabaseCache` when MAX_ENTRIES is not set."""
 
@@ -140,6 +143,15 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
             "same while it is away.",
             id=ids.FAILURES_HIDDEN,
         )
+    if missing := _missing_timeouts(cache):
+        recommended = ", ".join(f'"{name}": {POSTGRESQL_TIMEOUTS[name]}' for name in missing)
+        yield CheckWarning(
+            f"{name} in PostgreSQL without {', '.join(missing)}: a network that drops packets "
+            "without an error holds its threads for minutes.",
+            hint=f"Set OPTIONS: {{{recommended}}} for its database, which may be an alias of its "
+            "own.",
+            id=ids.POSTGRESQL_WITHOUT_TIMEOUT,
+        )
     if _may_wait_for_ever(cache):
         yield CheckWarning(
             f"{name} without a socket timeout: a connection that died without a word holds a "
@@ -148,6 +160,27 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
             "django-redis they are SOCKET_TIMEOUT and SOCKET_CONNECT_TIMEOUT.",
             id=ids.REDIS_WITHOUT_TIMEOUT,
         )
+
+
+def _missing_timeouts(cache: BaseCache) -> list[str]:
+    """Return which timeouts the PostgreSQL connections of a `DatabaseCache` over TCP lack.
+
+    libpq has an environment variable for the first one.
+    """
+    if not isinstance(cache, BaseDatabaseCache):
+        return []
+    try:
+        connection = connections[router.db_for_read(cache.cache_model_class)]
+    except Exception:  # noqa: BLE001  # a router may raise anything
+        return []
+    options = connection.settings_dict.get("OPTIONS") or {}
+    host = str(connection.settings_dict.get("HOST") or options.get("host") or "")
+    if connection.vendor != "postgresql" or not host or host.startswith(("/", "@")):
+        return []
+    set_options = {name for name, value in options.items() if value}
+    if os.environ.get("PGCONNECT_TIMEOUT"):
+        set_options.add("connect_timeout")
+    return [name for name in POSTGRESQL_TIMEOUTS if name not in set_options]
 
 
 def _option_that_hides_failures(cache: Any) -> str:

@@ -9,6 +9,7 @@ from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from django.db import connection
+from django.db.utils import ConnectionHandler
 
 from olposthog.checks import ids
 from tests.checks.project import ENABLED, Project, error, found, found_ids, warning
@@ -195,6 +196,63 @@ def test_kept_for_longer_than_fresh(production, durable):
     assert warning().msg.startswith("POSTHOG_LOCAL_CACHE_SECONDS is 11")
     assert "TIMEOUT of CACHES['durable'] is 10" in warning().msg
     assert "POSTHOG_LOCAL_CACHE_SECONDS" in str(warning().hint)
+
+
+# PostgreSQL
+
+
+TIMEOUTS = {"connect_timeout": 2, "tcp_user_timeout": 2000, "keepalives_idle": 2}
+
+
+@pytest.fixture
+def postgresql(durable, monkeypatch):
+    """Change the settings of the database that the shared cache is in; nothing connects."""
+    durable(BACKEND=DATABASE, LOCATION="flags", OPTIONS={"MAX_ENTRIES": 10_000})
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+
+    def change(**settings: Any) -> None:
+        engine = {"ENGINE": "django.db.backends.postgresql", "NAME": "site", "PASSWORD": SECRET}
+        databases = ConnectionHandler({"default": {**engine, **settings}})
+        monkeypatch.setattr("olposthog.checks.shared_cache.connections", databases)
+
+    return change
+
+
+@pytest.mark.parametrize("missing", [[*TIMEOUTS], ["tcp_user_timeout"], ["connect_timeout"]])
+def test_postgresql_without_timeout(postgresql, missing):
+    """A PostgreSQL that may be waited for without end is named, with the options that it lacks."""
+    options = {name: value for name, value in TIMEOUTS.items() if name not in missing}
+    postgresql(HOST="db.example.com", OPTIONS=options)
+
+    assert warning().id == ids.POSTGRESQL_WITHOUT_TIMEOUT
+    assert f"PostgreSQL without {', '.join(missing)}:" in warning().msg
+    for name, value in TIMEOUTS.items():
+        assert (f'"{name}": {value}' in str(warning().hint)) is (name in missing)
+    assert SECRET not in str(found())
+
+
+def test_postgresql_with_timeouts(postgresql):
+    """With all timeouts there is nothing to report."""
+    postgresql(HOST="db.example.com", OPTIONS=TIMEOUTS)
+
+    assert found() == []
+
+
+def test_postgresql_with_timeout_of_the_environment(postgresql, monkeypatch):
+    """The environment variable of libpq counts too."""
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")
+    options = {name: value for name, value in TIMEOUTS.items() if name != "connect_timeout"}
+    postgresql(HOST="db.example.com", OPTIONS=options)
+
+    assert found() == []
+
+
+@pytest.mark.parametrize("host", ["", "/run/postgresql"])
+def test_postgresql_on_a_unix_socket(postgresql, host):
+    """A connection on the same machine does not die without an error."""
+    postgresql(HOST=host)
+
+    assert found() == []
 
 
 # Redis
