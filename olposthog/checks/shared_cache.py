@@ -134,6 +134,13 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
                 "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS, plus 200.",
                 id=ids.SMALL_CACHE,
             )
+        if other := _other_use_of_table(alias, cache):
+            yield CheckWarning(
+                f"{name} whose table {other} too: when it is full it throws the first keys away, "
+                "the circuit breaker's state and claims too if other keys sort after ours.",
+                hint=f"Give CACHES[{alias!r}] a LOCATION of its own, and run createcachetable.",
+                id=ids.CACHE_TABLE_SHARED,
+            )
     hiding_option = _option_that_hides_failures(cache)
     if hiding_option:
         yield CheckWarning(
@@ -160,6 +167,23 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
             "django-redis they are SOCKET_TIMEOUT and SOCKET_CONNECT_TIMEOUT.",
             id=ids.REDIS_WITHOUT_TIMEOUT,
         )
+
+
+def _other_use_of_table(alias: str, cache: BaseDatabaseCache) -> str:
+    """Return who else uses the table of a `DatabaseCache` by the settings, "" if there is none."""
+    for other in sorted(set(django_settings.CACHES) - {alias}):
+        try:
+            others = caches[other]
+        except Exception:  # noqa: BLE001, S112  # a backend may raise anything
+            continue
+        if isinstance(others, BaseDatabaseCache) and _table(others) == _table(cache):
+            return f"CACHES[{other!r}] uses"
+    has_sessions = "cache" in django_settings.SESSION_ENGINE.rpartition(".")[2]
+    return "sessions use" if has_sessions and alias == django_settings.SESSION_CACHE_ALIAS else ""
+
+
+def _table(cache: BaseDatabaseCache) -> str:
+    return str(cache.cache_model_class._meta.db_table)  # noqa: SLF001  # documented by Django
 
 
 def _missing_timeouts(cache: BaseCache) -> list[str]:

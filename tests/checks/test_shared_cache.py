@@ -120,7 +120,7 @@ def test_a_large_database_cache(durable, entry):
 
 def test_another_small_database_cache_is_not_ours(production):
     """It is the cache under POSTHOG_CACHE_ALIAS that counts."""
-    small = {"BACKEND": DATABASE, "LOCATION": "flags"}
+    small = {"BACKEND": DATABASE, "LOCATION": "pages"}
     production.CACHES = {**production.CACHES, "default": small}
     assert found() == []
 
@@ -196,6 +196,31 @@ def test_kept_for_longer_than_fresh(production, durable):
     assert warning().msg.startswith("POSTHOG_LOCAL_CACHE_SECONDS is 11")
     assert "TIMEOUT of CACHES['durable'] is 10" in warning().msg
     assert "POSTHOG_LOCAL_CACHE_SECONDS" in str(warning().hint)
+
+
+@pytest.mark.parametrize("location", ["flags", "pages"])
+def test_table_that_another_alias_uses(production, durable, location):
+    """A table that holds keys of the site too may lose ours, so it is named; another one is not."""
+    durable(BACKEND=DATABASE, LOCATION="flags", OPTIONS={"MAX_ENTRIES": 10_000})
+    pages = {"BACKEND": DATABASE, "LOCATION": location}
+    production.CACHES = {**production.CACHES, "pages": pages}
+
+    if location == "pages":
+        assert found() == []
+    else:
+        assert warning().id == ids.CACHE_TABLE_SHARED
+        assert "whose table CACHES['pages'] uses too" in warning().msg
+
+
+@pytest.mark.parametrize("engine", ["cache", "cached_db"])
+def test_table_that_sessions_use(production, durable, engine):
+    """Sessions in the same alias sort after our keys, so they are named."""
+    durable(BACKEND=DATABASE, LOCATION="flags", OPTIONS={"MAX_ENTRIES": 10_000})
+    production.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    production.SESSION_CACHE_ALIAS = "durable"
+
+    assert warning().id == ids.CACHE_TABLE_SHARED
+    assert "whose table sessions use too" in warning().msg
 
 
 # PostgreSQL
