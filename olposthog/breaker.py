@@ -116,7 +116,7 @@ class Permit:
     token: str
     """The record that the call was permitted under."""
     openings: int
-    """How many openings the process had seen by then."""
+    """How many openings the process knew of by then."""
     probe: bool = False
 
 
@@ -302,10 +302,13 @@ class Breaker:
         return record
 
     def _adopt(self, record: Record, not_before: float, not_after: float) -> None:
+        is_closing = record.opened_at is None and not record.presumed
+        # A closing that does not follow an opening follows one that this process has missed.
+        has_missed_opening = is_closing and self._record.opened_at is None
         self._record = record
         self._replaced = None
-        self._openings += record.opened_at is not None
-        if record.opened_at is None and not record.presumed:
+        self._openings += record.opened_at is not None or has_missed_opening
+        if is_closing:
             self.last_closing = record.token
         self._opened_between = (not_before, not_after)
         self._failures = 0
