@@ -116,7 +116,7 @@ class Permit:
     token: str
     """The record that the call was permitted under."""
     openings: int
-    """How many openings the process had seen by then."""
+    """How many openings the process knew of by then."""
     probe: bool = False
 
 
@@ -146,7 +146,9 @@ class Breaker:
         self._wall = wall
         self._lock = threading.Lock()
         self._record = Record(_new_token(), presumed=True)
-        self._replaced: str | None = None  # the record that this process replaced by its own
+        self._found = ""  # the token of the shared record when it was last this process's own
+        # The records that this process has replaced since, first and last, by token.
+        self._replaced: frozenset[str] = frozenset()
         self._failures = 0
         self._openings = 0
         self._confirmed_at: float | None = None  # when the record was last seen to be in force
@@ -198,7 +200,7 @@ class Breaker:
                 self._adopt(self._dated(shared), since, now)
                 known = shared
             if shared is not None and shared.token == known.token:
-                self._confirmed_at = now
+                self._confirmed_at, self._found = now, shared.token
                 return None
         return known
 
@@ -211,7 +213,7 @@ class Breaker:
 
     def _is_news(self, shared: Record) -> bool:
         is_open = self._record.opened_at is not None
-        return shared.token not in (self._record.token, self._replaced) and not (
+        return shared.token not in {self._record.token, *self._replaced} and not (
             shared.presumed and is_open
         )
 
@@ -298,14 +300,17 @@ class Breaker:
     def _replace(self, record: Record) -> Record:
         replaced = self._record.token
         self._adopt(record, self._clock(), self._clock())
-        self._replaced = replaced
+        self._replaced = frozenset({self._found, replaced})
         return record
 
     def _adopt(self, record: Record, not_before: float, not_after: float) -> None:
+        is_closing = record.opened_at is None and not record.presumed
+        # A closing that does not follow an opening follows one that this process has missed.
+        has_missed_opening = is_closing and self._record.opened_at is None
         self._record = record
-        self._replaced = None
-        self._openings += record.opened_at is not None
-        if record.opened_at is None and not record.presumed:
+        self._replaced = frozenset()
+        self._openings += record.opened_at is not None or has_missed_opening
+        if is_closing:
             self.last_closing = record.token
         self._opened_between = (not_before, not_after)
         self._failures = 0

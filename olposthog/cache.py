@@ -8,6 +8,7 @@ tried: it is full or read-only.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -54,6 +55,14 @@ REST_SECONDS = 1.0
 """How long a shared cache that failed or hung is left alone before it is asked again."""
 WRITE_KEY = "olposthog:write"
 """The key of the value that is written to find out whether the cache accepts writes."""
+JOB_SECONDS = 10.0
+"""How long a thread may wait for the cache before another one takes its place.
+
+A network that drops packets without an error holds a thread until the kernel gives up.
+"""
+MAX_ABANDONED = 4
+"""Maximum threads that still wait for the cache though another one has taken the writer's, or the
+scout's, place."""
 CHANGES = Tally("shared_cache_changes", ("failed", "recovered"))
 """How often the shared cache went away and came back, as this process saw it."""
 
@@ -143,13 +152,13 @@ class SharedCache:
         self._clock = clock
         self._chance = chance
         self._sparing = Sparing(clock)
-        self._readers = Workers("olposthog-cache-read", size=READERS, backlog=1000)
+        self._readers = self._workers("read", READERS, backlog=1000, max_abandoned=READERS)
         # Readers may all hang: whether the cache answers again is asked by another thread.
-        self._scout = Workers("olposthog-cache-scout", size=1, backlog=1)
+        self._scout = self._workers("scout", 1, backlog=1, max_abandoned=MAX_ABANDONED)
         # A single writer keeps writes in order: an opening must not overtake a closing.
-        self._writer = Workers("olposthog-cache-write", size=1, backlog=1000)
+        self._writer = self._workers("write", 1, backlog=1000, max_abandoned=MAX_ABANDONED)
         self._rests_until: float | None = None  # None while it answers
-        self._asks_again = False
+        self._asked_again_at = -math.inf  # when the scout began, if it has not ended
         self._has_answered = False
         self._answers = 0  # how often it answered: a slow cache makes progress, a hanging one none
         self._returns = 0  # how often it came back
@@ -198,7 +207,7 @@ class SharedCache:
         `DatabaseCache`, several callers win the race for one that expired.
         """
         # Asked also in a rest: one late read must not make a second prober of this process.
-        if self.alias is None or self._asks_again:
+        if self.alias is None or self._asks_again():
             return None
 
         def claim(cache: BaseCache) -> bool | None:
@@ -310,6 +319,8 @@ class SharedCache:
             result = self._run(job)
         except Exception as error:  # a cache backend may raise anything
             log.debug("The shared cache failed.", exc_info=True)
+            if any(one.is_abandoned() for one in (self._readers, self._scout, self._writer)):
+                return None  # that a connection of long ago failed says nothing about the cache
             reason = type(error).__name__  # a backend's message may quote a key or an address
         else:
             if writes and self.refusal:  # a job may have had nothing to write
@@ -327,10 +338,25 @@ class SharedCache:
             self._leave_alone(reason)
         return None
 
+    def _workers(self, name: str, size: int, *, backlog: int, max_abandoned: int) -> Workers:
+        return Workers(
+            f"olposthog-cache-{name}",
+            size,
+            backlog,
+            job_seconds=JOB_SECONDS,
+            max_abandoned=max_abandoned,
+            clock=self._clock,
+        )
+
+    def _asks_again(self) -> bool:
+        """Return whether a question is under way that finds out whether the cache answers again."""
+        return self._clock() - self._asked_again_at < JOB_SECONDS
+
     def _run(self, job: Callable[[BaseCache], T]) -> T:
         close_old_connections()
         try:
-            result = job(caches[self.alias or ""])
+            cache: Any = _Revocable(caches[self.alias or ""], self._writer.is_abandoned)
+            result = job(cache)
             self._has_answered = True
             self._answers += 1
             return result
@@ -378,13 +404,13 @@ class SharedCache:
         with self._lock:
             if self._rests_until is None:
                 return False
-            if self._clock() < self._rests_until or self._asks_again:
+            if self._clock() < self._rests_until or self._asks_again():
                 return True
-            self._asks_again = True
+            self._asked_again_at = self._clock()
         try:
             self._scout.submit(self._ask_again)
         except Saturated:
-            self._asks_again = False
+            self._asked_again_at = -math.inf
         return True
 
     def _ask_again(self) -> None:
@@ -397,9 +423,10 @@ class SharedCache:
                 self.failure = ""
             CHANGES.count("recovered")
             log.warning("The shared cache %r answers again.", self.alias)
-            self._asks_again = False
+            self._asked_again_at = -math.inf
             self._try_write()
-        self._asks_again = False
+        elif not self._scout.is_abandoned():
+            self._asked_again_at = -math.inf
 
     def _leave_alone(self, reason: str) -> None:
         with self._lock:
@@ -413,6 +440,23 @@ class SharedCache:
                 self.alias,
                 reason,
             )
+
+
+class _Abandoned(Exception):  # a state, not an error to show
+    """The thread was given up while it waited for the cache."""
+
+
+class _Revocable:
+    """A cache that an abandoned writer cannot use any more: another one writes in its place."""
+
+    def __init__(self, cache: BaseCache, is_abandoned: Callable[[], bool]) -> None:
+        self._cache = cache
+        self._is_abandoned = is_abandoned
+
+    def __getattr__(self, name: str) -> Any:
+        if self._is_abandoned():
+            raise _Abandoned
+        return getattr(self._cache, name)
 
 
 def read_timeout(alias: str) -> int | None:

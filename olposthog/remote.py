@@ -21,6 +21,8 @@ log = get_logger(__name__)
 
 CALLS = 16
 """How many calls to PostHog one process has under way at most, abandoned ones included."""
+MAX_LATE_SECONDS = 1.0
+"""How late a call may end after its deadline. If it ends later, this process was paused."""
 OUTCOMES = Tally("calls", ("succeeded", "failed", "slow"))
 """How calls for a person's flags ended."""
 
@@ -90,7 +92,7 @@ class Remote:
             call.abort()
             seconds = self._clock() - started
             # A shared cache that hung before may have left PostHog less than the trip threshold.
-            self._fail(permit, PostHogError(f"no answer within {seconds:.1f} s"), seconds)
+            self._fail(permit, PostHogError(f"no answer within {seconds:.1f} s"), seconds, deadline)
             return None
         except Exception as error:  # whatever it is, the breaker must hear of it
             if isinstance(error, PostHogError):
@@ -100,9 +102,11 @@ class Remote:
                 log.debug("A call to PostHog failed.", exc_info=True)
                 error = PostHogError(type(error).__name__)
             self._complain(error)
-            self._fail(permit, error, self._clock() - started)
+            self._fail(permit, error, self._clock() - started, deadline)
             return None
         OUTCOMES.count("succeeded")
+        if permit.probe:
+            self._refresh()
         self._breaker.succeeded(permit)
         return evaluation
 
@@ -114,9 +118,17 @@ class Remote:
                 error.hint and f" {error.hint}",
             )
 
-    def _fail(self, permit: Permit, error: PostHogError, seconds: float) -> None:
+    def _fail(self, permit: Permit, error: PostHogError, seconds: float, deadline: float) -> None:
+        """Report a failure to the breaker, unless this process was paused meanwhile.
+
+        A process that was suspended, or whose machine was, measured its pause and not PostHog.
+        """
         slow = seconds >= self._slow_seconds
         OUTCOMES.count("slow" if slow else "failed")
+        if self._clock() - deadline > MAX_LATE_SECONDS:
+            return
+        if slow or error.counts:
+            self._refresh()  # read before writing: others may have opened and closed meanwhile
         if slow:
             self._breaker.was_slow(permit, seconds)
         elif error.counts:

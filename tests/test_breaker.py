@@ -319,6 +319,22 @@ def test_outcomes_from_before_an_opening_do_not_count_after_a_closing(start, tim
     assert process.state is State.OPEN
 
 
+def test_outcomes_from_before_an_outage_that_was_missed_do_not_count(process, other, start, time):
+    """A process that was suspended through an outage does not open the circuit after it."""
+    slow, *bad = [process.permit() for _ in range(1 + THRESHOLD)]
+    other.mirror()
+    other.fail(THRESHOLD)
+    time.now += COOLDOWN
+    other.breaker.succeeded(other.permit())
+
+    process.mirror()
+    process.breaker.was_slow(slow, 3600.0)
+    for permit in bad:
+        process.breaker.failed(permit, "timeout")
+    assert process.state is State.CLOSED
+    assert other.ask()
+
+
 def test_calls_under_way_at_an_opening_are_not_retried(process, other):
     """A permit from before an opening no longer allows a retry, here or elsewhere."""
     mine, others = process.permit(), other.permit()
@@ -811,9 +827,10 @@ class Member:
 
     def learn(self, record: Record) -> None:
         if record.token != self.record.token:
+            has_missed_opening = not (self.is_open or record.presumed or record.opened_at)
             self.record = record
             self.failures = 0
-            self.openings += self.is_open
+            self.openings += self.is_open or has_missed_opening
 
 
 class Fleet(RuleBasedStateMachine):

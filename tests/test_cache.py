@@ -17,6 +17,7 @@ from django.db import connections, transaction
 
 from olposthog.cache import (
     FIRST_READ,
+    JOB_SECONDS,
     READ_SECONDS,
     READERS,
     REST_SECONDS,
@@ -392,6 +393,52 @@ def test_writes_are_not_waited_for(unruly, share):
     assert shared.get_many(["ada"], PATIENCE) == {"ada": "answer"}
 
 
+def test_hanging_write_does_not_hold_up_the_later_ones(unruly, share, clock, log):
+    """After its deadline a writer is replaced, and what it still had to write is not written."""
+    shared = share()
+    unruly.hang()
+
+    def open_circuit(cache: Any) -> None:
+        cache.get_many(["state"])
+        cache.set("state", "open")
+
+    assert shared.later(open_circuit)
+    assert unruly.arrived.acquire(timeout=PATIENCE)
+    hanging, unruly.gate = unruly.gate, threading.Event()
+    unruly.gate.set()
+    clock.now += JOB_SECONDS
+    assert shared.write(put("state", "closed"), PATIENCE)
+
+    hanging.set()
+    until(lambda: not shared._writer._abandoned)
+    assert shared.get_many(["state"], PATIENCE) == {"state": "closed"}
+    assert not shared.is_away
+    assert log() == []
+
+
+def test_hanging_question_does_not_keep_the_cache_away(unruly, share, clock, log):
+    """Where the question whether the cache is back hangs, another one is asked after a while."""
+    shared = share()
+    unruly.error = ConnectionError()
+    shared.get_many(["ada"], PATIENCE)
+    unruly.error = None
+    unruly.hang()
+    clock.now += REST_SECONDS
+    assert shared.get_many(["ada"], PATIENCE) is None
+    until(lambda: len(unruly.calls) == 2)
+    hanging, unruly.gate = unruly.gate, threading.Event()
+    unruly.gate.set()
+
+    clock.now += JOB_SECONDS
+    assert shared.get_many(["ada"], PATIENCE) is None
+    until(lambda: not shared.is_away)
+    unruly.error = ConnectionError()
+    hanging.set()
+    until(lambda: not shared._scout._abandoned)
+    assert not shared.is_away
+    assert log() == [FAILED, RECOVERED]
+
+
 def test_too_many_writes_are_dropped(share):
     """Writes do not pile up without end behind one that hangs."""
     shared = share()
@@ -647,7 +694,7 @@ def test_cache_that_answers_too_late_is_not_back(unruly, share, clock, log):
 
     clock.now += 2 * SOON * FIRST_READ
     unruly.gate.set()
-    until(lambda: not shared._asks_again)
+    until(lambda: not shared._asks_again())
 
     assert shared.is_away
     assert log() == [FAILED]

@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from threading import Barrier
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -30,7 +31,7 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from olposthog import conf, per_process
 from olposthog.breaker import State
-from olposthog.cache import READERS, REST_SECONDS
+from olposthog.cache import JOB_SECONDS, READERS, REST_SECONDS
 from olposthog.evaluation import Evaluator
 from olposthog.features import evaluate
 from tests.posthog_faults import Status
@@ -38,6 +39,7 @@ from tests.posthog_server import PostHogServer
 from tests.site.in_process import use_store
 from tests.site.processes import CACHE_TABLE, DATABASE_CACHE, PATIENCE, Store, until
 from tests.site.servers import KeptServer, postgresql_store, postgresql_template, redis_store
+from tests.site.silent_proxy import SilentProxy
 
 FAILED = "The shared cache 'durable' fails"
 RECOVERED = "The shared cache 'durable' answers again"
@@ -254,6 +256,7 @@ class Fleet:
             self.clock.now += REST_SECONDS + 1
             person = f"later {next(people)}"
             assert process.ask(person) == "posthog"
+            until(lambda: not process.evaluator.shared._asks_again())
             process.settle()
             before = len(self.posthog.flag_calls)
             assert self.start().ask(person) == "posthog"
@@ -374,6 +377,38 @@ def test_emptied_redis_has_no_entries(
         assert len(enabled.flag_calls) == 2
         fleet.until_shared(process)
         assert fleet.log(OPENED) == [0]
+
+
+# A network that goes silent
+
+
+def test_process_recovers_from_connections_that_died_in_silence(
+    kept_postgresql: KeptServer, postgresql_to_break: Store, fleet: Fleet, enabled: PostHogServer
+) -> None:
+    """Threads that wait for connections without an end are replaced, and sharing resumes."""
+    port = urlsplit(kept_postgresql.url).port
+    assert port
+    assert postgresql_to_break.database
+    with SilentProxy(port) as proxy:
+        database = {**postgresql_to_break.database, "PORT": str(proxy.port)}
+        with fleet.sharing(replace(postgresql_to_break, database=database)) as process:
+            assert process.ask() == "posthog"
+            process.settle()
+
+            proxy.go_silent()
+            assert process.evaluator.shared.later(lambda cache: cache.set("a", 1))
+            for _ in range(15):
+                assert process.ask() == "posthog"
+                fleet.clock.now += REST_SECONDS
+            assert fleet.log(FAILED, RECOVERED) == [1, 0]
+
+            proxy.end()
+            fleet.clock.now += JOB_SECONDS
+            try:
+                fleet.until_shared(process)
+                assert fleet.log(FAILED, RECOVERED) == [1, 1]
+            finally:
+                proxy.hang_up()
 
 
 # A slow cache

@@ -295,6 +295,31 @@ def write_late_keys(number: int) -> None:
         caches["durable"].set(f"zzz-{index}", "of the site's own")
 
 
+def evaluate_ada() -> str:
+    """Return where the flags of a person come from, and wait until they are stored."""
+    from olposthog import per_process
+    from olposthog.features import evaluate
+
+    source = evaluate("ada").source.value
+    assert per_process.current().shared.settle(PATIENCE)
+    return source
+
+
+def cache_clear_and_lose_generations() -> None:
+    """Cache a person's flags and clear them; then lose what sorts last, as culling does."""
+    from django.core.cache import caches
+
+    from olposthog import per_process
+    from olposthog.entries import GENERATION_BUCKETS
+    from olposthog.features import clear_cache
+
+    evaluate_ada()
+    clear_cache()
+    entries = per_process.current()._entries
+    names = ["all", *map(str, range(GENERATION_BUCKETS))]
+    caches["durable"].delete_many([f"{entries._generation_prefix}{name}" for name in names])
+
+
 @pytest.fixture
 def small_site(postgresql_cache: Store, posthog: PostHogServer, tmp_path: Path) -> Site:
     """A site with a `DatabaseCache` that overflows soon, and a circuit that stays open."""
@@ -324,6 +349,20 @@ def test_overflowing_with_entries_keeps_the_circuit_open(
         with small_site.process() as newcomer:
             assert newcomer.ask() == "fallback"
     assert posthog.flag_calls == []
+
+
+def test_culling_does_not_undo_a_clearing(
+    small_site: Site, postgresql_cache: Store, posthog: PostHogServer
+) -> None:
+    """Where culling threw the generations away, what was cleared before is evaluated again."""
+    small_site.cache_entries = 10 * MAX_ENTRIES
+    small_site.run(cache_clear_and_lose_generations)
+    assert not any(":generation:" in key for key in postgresql_cache.list_keys())
+    assert any(":entry:" in key for key in postgresql_cache.list_keys())
+
+    posthog.clear()
+    assert small_site.run(evaluate_ada) == "posthog"
+    assert len(posthog.flag_calls) == 1
 
 
 def test_lost_state_is_written_again(

@@ -8,7 +8,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -27,8 +29,8 @@ class Staff:
         self.arrived = threading.Semaphore(0)
         self.hired: list[Workers] = []
 
-    def hire(self, size: int = 1, backlog: int = 100) -> Workers:
-        workers = Workers(self.name, size, backlog)
+    def hire(self, size: int = 1, backlog: int = 100, **options: Any) -> Workers:
+        workers = Workers(self.name, size, backlog, **options)
         self.hired.append(workers)
         return workers
 
@@ -198,6 +200,54 @@ def test_a_cancelled_job_is_never_run(staff):
     kept.result(PATIENCE)
 
     assert run == ["kept"]
+
+
+def test_late_worker_is_replaced_and_order_is_kept(staff):
+    """A worker whose job takes too long loses its place; the jobs that wait are done in order."""
+    clock = count(0, 5)
+    workers = staff.hire(job_seconds=10, max_abandoned=1, clock=lambda: next(clock))
+    done: list[int] = []
+    busy = staff.keep_busy(workers)  # begins at 5
+    waiting = [workers.submit(partial(done.append, number)) for number in range(3)]
+
+    for one in waiting:
+        one.result(PATIENCE)
+    assert done == [0, 1, 2]
+    assert not busy.done()
+    staff.gate.set()
+    assert busy.result(PATIENCE) == "through the gate"
+    assert eventually(lambda: len(staff.threads()) == 1)
+
+
+def test_abandoned_workers_are_bounded(staff):
+    """Jobs that never end hold one thread each, and no more than the maximum."""
+    clock = count(0, 10)
+    workers = staff.hire(job_seconds=10, max_abandoned=2, clock=lambda: next(clock))
+    jobs = [staff.keep_busy(workers) for _ in range(3)]
+    jobs += [workers.submit(staff.wait_at_gate) for _ in range(7)]
+
+    assert sum(one.running() for one in jobs) == 3
+    assert len(staff.threads()) == 3
+    staff.gate.set()
+    assert {one.result(PATIENCE) for one in jobs} == {"through the gate"}
+
+
+def test_worker_knows_that_it_was_abandoned(staff):
+    """A job can find out that another thread has taken its place."""
+    clock = count(0, 10)
+    workers = staff.hire(job_seconds=10, max_abandoned=1, clock=lambda: next(clock))
+
+    def job() -> tuple[bool, bool]:
+        before = workers.is_abandoned()
+        staff.wait_at_gate()
+        return before, workers.is_abandoned()
+
+    late = workers.submit(job)
+    assert staff.arrived.acquire(timeout=PATIENCE)
+    assert workers.submit(workers.is_abandoned).result(PATIENCE) is False
+    staff.gate.set()
+    assert late.result(PATIENCE) == (False, True)
+    assert not workers.is_abandoned()
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), KeyboardInterrupt()])

@@ -216,6 +216,34 @@ def test_slow_failure_is_slow(posthog: PostHogServer) -> None:
     assert line.breaker.state is State.OPEN
 
 
+@pytest.mark.parametrize("code", [200, 504])
+def test_pause_of_the_process_is_no_slowness(posthog: PostHogServer, code: int) -> None:
+    """A call that ends long after its deadline measured a suspended process, and does not vote."""
+    clock = Clock()
+    line = Line(posthog, clock, failure_threshold=1, slow_seconds=5.0)
+    posthog.fault = late(code, clock, seconds=3600)
+
+    line.ask(6.0)
+    assert line.breaker.state is State.CLOSED
+
+
+def test_state_is_read_before_it_is_written(posthog: PostHogServer) -> None:
+    """Before a failure or a probe's outcome changes the state, the shared one is read."""
+    clock = Clock()
+    line = Line(posthog, clock, failure_threshold=1, max_retries=0)
+    posthog.fault = Status(500)
+    assert line.ask() is None
+    assert line.refreshed == 1
+    assert line.breaker.state is State.OPEN
+
+    posthog.heal()
+    clock.now += 3600
+    assert line.ask()
+    assert line.refreshed == 2
+    assert line.ask()
+    assert line.refreshed == 2
+
+
 def test_no_time_left_is_nobodys_failure(posthog: PostHogServer) -> None:
     """A call that comes after its deadline is not made, and is no vote against PostHog."""
     line = Line(posthog, Clock(), failure_threshold=1)

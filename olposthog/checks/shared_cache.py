@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ from olposthog.log_lines import printable
 
 from . import ids
 
+POSTGRESQL_TIMEOUTS = {"connect_timeout": 2, "tcp_user_timeout": 2000, "keepalives_idle": 2}
+"""The options of libpq that end a connection that is dead, with the values that the hint names."""
 DEFAULT_MAX_ENTRIES = 300
 """What Django allows a `DatabaseCache` when MAX_ENTRIES is not set."""
 
@@ -132,6 +135,13 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
                 "POSTHOG_STALE_WHILE_REVALIDATE_SECONDS, plus 200.",
                 id=ids.SMALL_CACHE,
             )
+        if other := _other_use_of_table(alias, cache):
+            yield CheckWarning(
+                f"{name} whose table {other} too: when it is full it throws the first keys away, "
+                "the circuit breaker's state and claims too if other keys sort after ours.",
+                hint=f"Give CACHES[{alias!r}] a LOCATION of its own, and run createcachetable.",
+                id=ids.CACHE_TABLE_SHARED,
+            )
     hiding_option = _option_that_hides_failures(cache)
     if hiding_option:
         yield CheckWarning(
@@ -141,6 +151,15 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
             "same while it is away.",
             id=ids.FAILURES_HIDDEN,
         )
+    if missing := _missing_timeouts(cache):
+        recommended = ", ".join(f'"{name}": {POSTGRESQL_TIMEOUTS[name]}' for name in missing)
+        yield CheckWarning(
+            f"{name} in PostgreSQL without {', '.join(missing)}: a network that drops packets "
+            "without an error holds its threads for minutes.",
+            hint=f"Set OPTIONS: {{{recommended}}} for its database, which may be an alias of its "
+            "own.",
+            id=ids.POSTGRESQL_WITHOUT_TIMEOUT,
+        )
     if _may_wait_for_ever(cache):
         yield CheckWarning(
             f"{name} without a socket timeout: a connection that died without a word holds a "
@@ -149,6 +168,44 @@ def _backend(alias: str, cache: BaseCache) -> Iterator[CheckMessage]:
             "django-redis they are SOCKET_TIMEOUT and SOCKET_CONNECT_TIMEOUT.",
             id=ids.REDIS_WITHOUT_TIMEOUT,
         )
+
+
+def _other_use_of_table(alias: str, cache: BaseDatabaseCache) -> str:
+    """Return who else uses the table of a `DatabaseCache` by the settings, "" if there is none."""
+    for other in sorted(set(django_settings.CACHES) - {alias}):
+        try:
+            others = caches[other]
+        except Exception:  # noqa: BLE001, S112  # a backend may raise anything
+            continue
+        if isinstance(others, BaseDatabaseCache) and _table(others) == _table(cache):
+            return f"CACHES[{other!r}] uses"
+    has_sessions = "cache" in django_settings.SESSION_ENGINE.rpartition(".")[2]
+    return "sessions use" if has_sessions and alias == django_settings.SESSION_CACHE_ALIAS else ""
+
+
+def _table(cache: BaseDatabaseCache) -> str:
+    return str(cache.cache_model_class._meta.db_table)  # noqa: SLF001  # documented by Django
+
+
+def _missing_timeouts(cache: BaseCache) -> list[str]:
+    """Return which timeouts the PostgreSQL connections of a `DatabaseCache` over TCP lack.
+
+    libpq has an environment variable for the first one.
+    """
+    if not isinstance(cache, BaseDatabaseCache):
+        return []
+    try:
+        connection = connections[router.db_for_read(cache.cache_model_class)]
+    except Exception:  # noqa: BLE001  # a router may raise anything
+        return []
+    options = connection.settings_dict.get("OPTIONS") or {}
+    host = str(connection.settings_dict.get("HOST") or options.get("host") or "")
+    if connection.vendor != "postgresql" or not host or host.startswith(("/", "@")):
+        return []
+    set_options = {name for name, value in options.items() if value}
+    if os.environ.get("PGCONNECT_TIMEOUT"):
+        set_options.add("connect_timeout")
+    return [name for name in POSTGRESQL_TIMEOUTS if name not in set_options]
 
 
 def _option_that_hides_failures(cache: Any) -> str:

@@ -9,6 +9,7 @@ from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from django.db import connection
+from django.db.utils import ConnectionHandler
 
 from olposthog.checks import ids
 from tests.checks.project import ENABLED, Project, error, found, found_ids, warning
@@ -119,7 +120,7 @@ def test_a_large_database_cache(durable, entry):
 
 def test_another_small_database_cache_is_not_ours(production):
     """It is the cache under POSTHOG_CACHE_ALIAS that counts."""
-    small = {"BACKEND": DATABASE, "LOCATION": "flags"}
+    small = {"BACKEND": DATABASE, "LOCATION": "pages"}
     production.CACHES = {**production.CACHES, "default": small}
     assert found() == []
 
@@ -195,6 +196,88 @@ def test_kept_for_longer_than_fresh(production, durable):
     assert warning().msg.startswith("POSTHOG_LOCAL_CACHE_SECONDS is 11")
     assert "TIMEOUT of CACHES['durable'] is 10" in warning().msg
     assert "POSTHOG_LOCAL_CACHE_SECONDS" in str(warning().hint)
+
+
+@pytest.mark.parametrize("location", ["flags", "pages"])
+def test_table_that_another_alias_uses(production, durable, location):
+    """A table that holds keys of the site too may lose ours, so it is named; another one is not."""
+    durable(BACKEND=DATABASE, LOCATION="flags", OPTIONS={"MAX_ENTRIES": 10_000})
+    pages = {"BACKEND": DATABASE, "LOCATION": location}
+    production.CACHES = {**production.CACHES, "pages": pages}
+
+    if location == "pages":
+        assert found() == []
+    else:
+        assert warning().id == ids.CACHE_TABLE_SHARED
+        assert "whose table CACHES['pages'] uses too" in warning().msg
+
+
+@pytest.mark.parametrize("engine", ["cache", "cached_db"])
+def test_table_that_sessions_use(production, durable, engine):
+    """Sessions in the same alias sort after our keys, so they are named."""
+    durable(BACKEND=DATABASE, LOCATION="flags", OPTIONS={"MAX_ENTRIES": 10_000})
+    production.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    production.SESSION_CACHE_ALIAS = "durable"
+
+    assert warning().id == ids.CACHE_TABLE_SHARED
+    assert "whose table sessions use too" in warning().msg
+
+
+# PostgreSQL
+
+
+TIMEOUTS = {"connect_timeout": 2, "tcp_user_timeout": 2000, "keepalives_idle": 2}
+
+
+@pytest.fixture
+def postgresql(durable, monkeypatch):
+    """Change the settings of the database that the shared cache is in; nothing connects."""
+    durable(BACKEND=DATABASE, LOCATION="flags", OPTIONS={"MAX_ENTRIES": 10_000})
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+
+    def change(**settings: Any) -> None:
+        engine = {"ENGINE": "django.db.backends.postgresql", "NAME": "site", "PASSWORD": SECRET}
+        databases = ConnectionHandler({"default": {**engine, **settings}})
+        monkeypatch.setattr("olposthog.checks.shared_cache.connections", databases)
+
+    return change
+
+
+@pytest.mark.parametrize("missing", [[*TIMEOUTS], ["tcp_user_timeout"], ["connect_timeout"]])
+def test_postgresql_without_timeout(postgresql, missing):
+    """A PostgreSQL that may be waited for without end is named, with the options that it lacks."""
+    options = {name: value for name, value in TIMEOUTS.items() if name not in missing}
+    postgresql(HOST="db.example.com", OPTIONS=options)
+
+    assert warning().id == ids.POSTGRESQL_WITHOUT_TIMEOUT
+    assert f"PostgreSQL without {', '.join(missing)}:" in warning().msg
+    for name, value in TIMEOUTS.items():
+        assert (f'"{name}": {value}' in str(warning().hint)) is (name in missing)
+    assert SECRET not in str(found())
+
+
+def test_postgresql_with_timeouts(postgresql):
+    """With all timeouts there is nothing to report."""
+    postgresql(HOST="db.example.com", OPTIONS=TIMEOUTS)
+
+    assert found() == []
+
+
+def test_postgresql_with_timeout_of_the_environment(postgresql, monkeypatch):
+    """The environment variable of libpq counts too."""
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")
+    options = {name: value for name, value in TIMEOUTS.items() if name != "connect_timeout"}
+    postgresql(HOST="db.example.com", OPTIONS=options)
+
+    assert found() == []
+
+
+@pytest.mark.parametrize("host", ["", "/run/postgresql"])
+def test_postgresql_on_a_unix_socket(postgresql, host):
+    """A connection on the same machine does not die without an error."""
+    postgresql(HOST=host)
+
+    assert found() == []
 
 
 # Redis
