@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any, cast
 
 import posthog
@@ -27,8 +29,14 @@ MAX_QUEUED_EVENTS = 10_000
 _sdk_log_filter = EscapeFilter(MAX_SDK_LOG_CHARACTERS)
 """The SDK logs bodies of PostHog's replies as they are."""
 
+FLUSH_SECONDS = 1.0
+"""The most that a child process waits at its end for the delivery of queued events."""
+
+_flushes_at_end = False
+"""Whether this process, if it is a child that ends by `os._exit`, delivers queued events then."""
 _client: tuple[conf.Settings, posthog.Posthog] | None = None
-_client_lock = threading.Lock()
+_client_lock = threading.RLock()
+"""Re-entrant, because building the client runs a program. With gevent that is a fork by Python."""
 
 
 def client() -> posthog.Posthog:
@@ -57,7 +65,34 @@ def client() -> posthog.Posthog:
             posthog.utils.system_context()
             logging.getLogger("posthog").addFilter(_sdk_log_filter)  # the same one is added once
             _client = (settings, sdk)
+        if not _flushes_at_end:
+            _flush_at_end()
         return _client[1]
+
+
+def _flush_at_end() -> None:
+    """Have queued events delivered when a child process ends by `os._exit`, without `atexit`.
+
+    Children of multiprocessing run finalizers of their own, and no `atexit` before Python 3.13.
+    Children of Celery's pool send a signal.
+    """
+    global _flushes_at_end  # noqa: PLW0603  # one client per process
+    _flushes_at_end = True
+    if "multiprocessing" in sys.modules:
+        from multiprocessing import parent_process, util
+
+        if parent_process() is not None:
+            util.Finalize(None, _flush, exitpriority=0)
+    if "celery" in sys.modules:
+        signals = import_module("celery.signals")
+        signals.worker_process_shutdown.connect(
+            _flush, weak=False, dispatch_uid="olposthog.gateway.events"
+        )
+
+
+def _flush(**_: Any) -> None:
+    if _client is not None:
+        _client[1].flush(FLUSH_SECONDS)
 
 
 @cache
@@ -165,8 +200,9 @@ _isolate()  # a test may run since before this module was imported
 
 
 def _after_fork_in_child() -> None:
-    global _sparing  # noqa: PLW0603  # another thread may have held its lock
+    global _sparing, _flushes_at_end  # noqa: PLW0603  # another thread may have held its lock
     _sparing = Sparing()
+    _flushes_at_end = False  # multiprocessing drops the finalizers of the parent
     _client_lock.release()
 
 
