@@ -131,6 +131,11 @@ def constant(key: str, value: bool | str) -> dict[str, Any]:
     return flag(key, {"groups": [{"variant": value}], "multivariate": {"variants": variants}})
 
 
+def has_plain_text(value: object) -> bool:
+    """Return whether a property has one text in all dialects of regular expressions."""
+    return value.isascii() if isinstance(value, str) else isinstance(value, bool | int)
+
+
 @dataclass(frozen=True)
 class Class:
     """A class of flags that only PostHog can decide, though the SDK decides them."""
@@ -262,6 +267,16 @@ STRICTER = {
         document(flag("f", where(by("not_regex", "(")))),
         sdk=False,
         person=PRO,
+    ),
+    "a pattern and a value that has no certain text, or is not ASCII": Class(
+        lambda case: (
+            case.has_filter(lambda one: one.get("operator") in REGEX_OPERATORS)
+            and not all(map(has_plain_text, all_properties(case.person)))
+        ),
+        UndecidedReason.MISSING_PROPERTY,
+        document(flag("f", where(by("regex", "^a")))),
+        sdk=False,
+        person=Person(properties={"plan": 1.5}),
     ),
     "a filter without a value": Class(
         lambda case: case.has_filter(
