@@ -15,6 +15,7 @@ from olposthog import per_process
 from olposthog.features import evaluate, is_enabled
 from olposthog.snapshot import Runtime, Source
 from olposthog.undecided import UndecidedReason
+from tests.posthog_faults import Status
 from tests.posthog_server import PostHogServer
 from tests.site.processes import until
 from tests.test_definitions import EVERYONE, flag, where
@@ -273,7 +274,7 @@ def test_flags_stay_undecided_in_an_outage(
     settings.FEATURES = {"odd": "fallback"}
     flip(ODD["filters null"])
     per_process.reset()
-    enabled.stop()
+    enabled.flags_fault = Status(500)
     until(lambda: "kill" in evaluate("u2").flags)
 
     snapshot = evaluate("u2")
