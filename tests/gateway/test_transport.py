@@ -449,17 +449,24 @@ def test_trickling_proxy_ends_with_its_call(
     assert proxy.ended.wait(PATIENCE)
 
 
-def test_address_of_ipv6(clock: Clock) -> None:
-    """An address of IPv6 is asked as any other."""
-    try:
-        posthog = PostHogServer(host="::1")
-        posthog.start()
-    except OSError:
-        pytest.skip("this machine has no IPv6")
-    with posthog:
-        posthog.flags = {"beta": True}
-        assert set(asking(posthog, clock)().decisions) == {"beta"}
-        assert defining(posthog, clock)().text
+def test_address_of_ipv6(
+    posthog: PostHogServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address of IPv6 is asked as any other; the test needs no IPv6 of the machine."""
+    look_up = socket.getaddrinfo
+    hosts = []
+
+    def by_ipv4(host: str, port: int, *args: Any, **options: Any) -> Any:
+        hosts.append(host)
+        return look_up("127.0.0.1", port, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", by_ipv4)
+    posthog.flags = {"beta": True}
+    address = f"http://[::1]:{posthog.port}"
+
+    assert set(asking(posthog, clock, api_host=address)().decisions) == {"beta"}
+    assert defining(posthog, clock, api_host=address)().text
+    assert set(hosts) == {"::1"}
 
 
 def test_next_address_is_tried(
