@@ -9,14 +9,15 @@ from django.template import Context, Template
 from django.test import RequestFactory
 from pytest_django import Settings
 
-from olposthog import per_process
+from olposthog import conf, per_process
 from olposthog.agreement import Agreement
+from olposthog.evaluation import Evaluator
 from olposthog.features import clear_cache, evaluate, for_request, get_feature_flag
 from olposthog.snapshot import Decision, Evaluation, Runtime, Source
 from tests.posthog_faults import Status
 from tests.posthog_server import PATIENCE, Flag, PostHogServer, Variant
 from tests.site.processes import until
-from tests.test_definitions import flag
+from tests.test_definitions import Clock, flag
 
 CLIENT = Runtime.CLIENT
 
@@ -201,3 +202,15 @@ def test_clock_that_is_set_back_does_not_pin_the_flags_of_a_runtime() -> None:
     borrowed = agreement.borrow(other, Runtime.CLIENT, None)
     assert borrowed is not None
     assert set(borrowed.decisions) == {"new"}
+
+
+def test_names_of_long_ago_are_not_used(site: PostHogServer, settings: Settings) -> None:
+    """A flag that PostHog named for browsers long ago may be the server's by now."""
+    clock = Clock()
+    per_process._current = Evaluator(conf.current(), clock=clock, wall=clock)
+    know(CLIENT, "somebody else")
+    clock.now += 10 * 86_400
+    know(Runtime.SERVER)
+    site.flags_fault = Status(500)
+
+    assert evaluate("u1", runtime=CLIENT).source is Source.FALLBACK

@@ -1092,4 +1092,21 @@ for fleet in (Fleet, SkewedFleet, CutFleet, HastyFleet):
 TestFleet = Fleet.TestCase
 TestSkewedFleet = SkewedFleet.TestCase
 TestCutFleet = CutFleet.TestCase
+
+
+def test_process_that_opens_and_closes_while_cut_off_knows_better() -> None:
+    """What was shared before both changes is older than either, and is written over."""
+    fleet = CutFleet()
+    fleet.call(number=0)  # which writes the state
+    fleet.call(number=0)  # which finds it
+    fleet.cut_or_mend(cut=True, number=0)
+    fleet.trip_over(number=0)
+    fleet.probe(number=0, outcome="success")
+    fleet.cut_or_mend(cut=False, number=0)
+
+    fleet.call(number=0)  # which asserts it
+
+    fleet.teardown()
+
+
 TestHastyFleet = HastyFleet.TestCase
