@@ -127,7 +127,7 @@ def test_celery_child_delivers_its_events(site: Site, posthog: PostHogServer) ->
 
 def test_gevent_workers_serve_report_and_end(site: Site, posthog: PostHogServer) -> None:
     """Greenlets get flags and report exposures, an outage costs fallbacks, and SIGTERM ends all."""
-    site.settings["POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS"] = 2
+    site.settings["POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS"] = 10
     options = ["tests.site.greenlets", "--worker-class", "gevent", "--workers", "2"]
     with serving(
         site, "gunicorn", *options, "--no-control-socket", socket_option="--bind=fd://{}"
