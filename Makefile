@@ -73,9 +73,10 @@ test-floor: .venv-floor/ready ## run every test on the lowest versions
 
 check: lint types openapi-check client-check frontend-check wheel-check run-check ## everything but the tests
 
-lint: .venv/ready ## judge the code's style
+lint: .venv/ready ## check the code's style and layers
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	PYTHONPATH=api .venv/bin/lint-imports --no-cache --no-logo
 
 types: .venv/ready ## check the types, twice
 	$(PY) -m mypy

@@ -14,7 +14,7 @@ from pathlib import Path
 from django.core.cache import caches
 from django.test import override_settings
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.features import evaluate, is_enabled, report_exposure
 from tests.posthog_faults import Hang
 from tests.posthog_server import Flag, PostHogServer
@@ -93,7 +93,7 @@ def visit(count: int, name: str) -> None:
     for number in range(count):
         evaluate(f"{name}-{number}")
         is_enabled("flag-1", opt_unique_id=f"{name}-{number}")
-    per_process.current().settle(PATIENCE)
+    engine.current().settle(PATIENCE)
 
 
 def bytes_of_queue(posthog: PostHogServer, exposures: int) -> int:

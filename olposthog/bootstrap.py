@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import NotRequired, TypedDict
 
+from ._core.visibility import visible_flags
+from ._evaluation.decision import JSON
 from .identity import is_one_person
-from .snapshot import JSON, FlagSnapshot, Runtime
-from .visibility import visible_flags
+from .snapshot import FlagSnapshot, Runtime
 
 UNUSABLE_KEY = "__proto__"
 """In the objects of posthog-js this key sets the prototype, and so the payloads of other flags."""

@@ -20,17 +20,19 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from asgiref.sync import sync_to_async
 
-from . import conf, gateway, per_process, watching
+from . import _posthog, conf
+from ._core import engine, hooks
+from ._core.context import Key, Query, key_of_person
+from ._evaluation.decision import JSON
+from ._utils.compact_mapping import CompactMapping
+from ._utils.log_lines import get_logger
 from .identity import Identity, UniqueId, cut_distinct_id, distinct_id_of, identify, time_out
-from .log_lines import get_logger
-from .query import Key, Query, key_of_person
-from .sharing import CompactMapping
-from .snapshot import JSON, FlagSnapshot, Runtime
+from .snapshot import FlagSnapshot, Runtime
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-    from .evaluation import Evaluator
+    from ._core.resolver import Resolver
 
 log = get_logger(__name__)
 
@@ -61,7 +63,7 @@ def configure() -> None:
     """
     settings = conf.current()
     if settings.names_posthog:
-        gateway.install_client()
+        _posthog.install_client()
 
 
 def default_unique_id() -> str:
@@ -95,8 +97,8 @@ def get_feature_flag_payload(
     """Return the flag's payload, decoded, or None if it has none. Reports no exposure."""
     snapshot = _evaluate("get_feature_flag_payload", opt_unique_id, **about)
     payload = deepcopy(snapshot.payloads.get(_checked(name)))  # the caller may change it
-    if watching.watcher:
-        watching.watcher.read(name, snapshot.flags.get(name, False), snapshot)
+    if hooks.watcher:
+        hooks.watcher.read(name, snapshot.flags.get(name, False), snapshot)
     return payload
 
 
@@ -137,7 +139,7 @@ def report_exposure(snapshot: FlagSnapshot, name: str, *, session_id: str | None
     Each exposure once in the life of a process, and only what PostHog decided. `session_id` is
     posthog-js's, where a browser says that it showed the flag.
     """
-    per_process.current().exposures.report(snapshot, _checked(name), session_id)
+    engine.current().exposures.report(snapshot, _checked(name), session_id)
 
 
 def clear_cache(opt_unique_id: UniqueId = None) -> None:
@@ -148,7 +150,7 @@ def clear_cache(opt_unique_id: UniqueId = None) -> None:
     if _in_event_loop():
         _warn_of_blocking("clear_cache")
     distinct_id = None if opt_unique_id is None else cut_distinct_id(distinct_id_of(opt_unique_id))
-    per_process.current().clear(distinct_id)
+    engine.current().clear(distinct_id)
 
 
 async def ais_enabled(
@@ -193,14 +195,14 @@ def _evaluate(
     claims: Mapping[str, Any] | None = None,
     **about: Unpack[About],
 ) -> FlagSnapshot:
-    evaluator = per_process.current()
+    evaluator = engine.current()
     if not about and runtime is Runtime.SERVER:
         # Nearly every call is this one: spare it whatever it does not need. An id that is too long
         # for PostHog is not found here, and cut below.
         known = evaluator.recent.get(key_of_person(distinct_id_of(opt_unique_id)))
         if known is not None:
-            if watching.watcher:
-                watching.watcher.answered(caller, known, 0.0)
+            if hooks.watcher:
+                hooks.watcher.answered(caller, known, 0.0)
             return known
     started = time.monotonic()
     deadline = started + evaluator.wait_seconds
@@ -238,7 +240,7 @@ INSTEAD = {
 
 
 def _warn_of_blocking(caller: str) -> None:
-    if per_process.current().sparing.may_say(caller):
+    if engine.current().log_throttle.allows(caller):
         instead = INSTEAD.get(caller, "await aevaluate() and read it")
         log.warning("%s() can block the event loop it runs in; %s.", caller, instead)
 
@@ -250,7 +252,7 @@ async def _aevaluate(
     runtime: Runtime = Runtime.SERVER,
     **about: Unpack[About],
 ) -> FlagSnapshot:
-    evaluator = per_process.current()
+    evaluator = engine.current()
     started = time.monotonic()
     deadline = started + evaluator.wait_seconds
     request = about.get("request")
@@ -300,12 +302,12 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
 
 
 def _told(caller: str, snapshot: FlagSnapshot, started: float) -> FlagSnapshot:
-    if watching.watcher:
-        watching.watcher.answered(caller, snapshot, time.monotonic() - started)
+    if hooks.watcher:
+        hooks.watcher.answered(caller, snapshot, time.monotonic() - started)
     return snapshot
 
 
-def _kept(about: About, evaluator: Evaluator, query: Query) -> FlagSnapshot | None:
+def _kept(about: About, evaluator: Resolver, query: Query) -> FlagSnapshot | None:
     request = about.get("request")
     if not request:
         return None
@@ -313,13 +315,13 @@ def _kept(about: About, evaluator: Evaluator, query: Query) -> FlagSnapshot | No
     return kept.get((evaluator, query.key)) if kept else None
 
 
-def _keep(about: About, evaluator: Evaluator, query: Query, snapshot: FlagSnapshot) -> None:
+def _keep(about: About, evaluator: Resolver, query: Query, snapshot: FlagSnapshot) -> None:
     request = about.get("request")
     if request is not None:
         request.META.setdefault(_KEPT, _Kept())[evaluator, query.key] = snapshot
 
 
-class _Kept(dict[tuple["Evaluator", Key], FlagSnapshot]):
+class _Kept(dict[tuple["Resolver", Key], FlagSnapshot]):
     """A request's answers, which stay here when it is pickled."""
 
     def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
@@ -331,11 +333,11 @@ _KEPT = "olposthog.snapshots"
 
 def _read(snapshot: FlagSnapshot, name: str, default: bool | str | None) -> bool | str:
     value = snapshot.reported.get(_checked(name))
-    if value is not None and not watching.watcher:
+    if value is not None and not hooks.watcher:
         return value
     value = snapshot.flags.get(name)
-    if watching.watcher:
-        watching.watcher.read(name, default or False if value is None else value, snapshot)
+    if hooks.watcher:
+        hooks.watcher.read(name, default or False if value is None else value, snapshot)
     if value is None:
         return default or False
     if name not in snapshot.reported:

@@ -18,15 +18,16 @@ from django.db import models
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
-from . import conf, page_caching
-from .rules import SERVERS_OWN
-from .visitors import (
+from . import conf
+from ._http import page_caching
+from ._http.visitor_cookie import (
     ANONYMOUS_COOKIE_SALT,
     ANONYMOUS_COOKIE_SECONDS,
     remember_visitor,
     start_visitor,
     visitor_id,
 )
+from .conf.validators import SERVERS_OWN
 
 if TYPE_CHECKING:
     from django.http import HttpRequest

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
-from . import per_process
+from ._core import engine
+from ._core.visibility import is_internal, is_visible
+from ._evaluation.decision import JSON, LOCAL_REASON, Decision
+from ._utils.log_lines import printable
 from .features import evaluate
 from .identity import Identity, identify
-from .log_lines import printable
-from .snapshot import JSON, LOCAL_REASON, Decision, FlagSnapshot, Runtime, Source
+from .snapshot import FlagSnapshot, Runtime, Source
 from .undecided import Undecided
-from .visibility import is_internal, is_visible
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -98,7 +99,7 @@ def inspect(identity: Identity) -> Inspection:
 def known_keys(snapshot: FlagSnapshot) -> set[str]:
     """Return the keys of all flags that are known, also of those without a value."""
     failed = snapshot.evaluation.failed if snapshot.evaluation else ()
-    return {*snapshot.flags, *failed, *per_process.current().defined_keys(snapshot.runtime)}
+    return {*snapshot.flags, *failed, *engine.current().defined_keys(snapshot.runtime)}
 
 
 def _flags(server: FlagSnapshot, client: FlagSnapshot) -> Iterator[InspectedFlag]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from . import overrides
+from ._core import overrides
 
 if TYPE_CHECKING:
     from .testing import Flags

@@ -7,8 +7,9 @@ from weakref import ref
 
 from django.http import HttpRequest
 
+from ._evaluation.decision import JSON
 from .features import for_request, get_feature_flag, get_feature_flag_payload, is_enabled
-from .snapshot import JSON, FlagSnapshot
+from .snapshot import FlagSnapshot
 
 
 class Features:

@@ -4,7 +4,7 @@
     def alert(reason, **kwargs): ...
 
 Each change is sent once in the whole fleet, by the process that made it, as its log line is; while
-the shared cache is away, each process sends its own. Receivers get `reason`, a text such as
+the shared cache is away, each process sends its own. SignalDispatcher get `reason`, a text such as
 `slow: 6.1 s` or `5 failures: HTTP 500` that holds no key and no person. They run in a background
 thread, one after the other: a slow one delays nobody, and what one raises is logged.
 """

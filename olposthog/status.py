@@ -15,13 +15,14 @@ from typing import Any
 
 from django.conf import settings as django_settings
 
-from . import conf, per_process
+from . import conf
+from ._core import engine
+from ._core.resolver import Resolver
+from ._evaluation.decision import JSON
 from ._local import DefinitionsError, LocalEvaluator, read
-from .breaker import Breaker, State
-from .evaluation import Evaluator
-from .log_lines import printable
-from .polling import FETCH_SECONDS, Head
-from .snapshot import JSON
+from ._local.poller import FETCH_SECONDS, Head
+from ._shared.breaker import Breaker, State
+from ._utils.log_lines import printable
 
 LATE_INTERVALS = 3
 """After so many intervals without a word from PostHog, definitions count as late."""
@@ -131,7 +132,7 @@ def status() -> Status:
     settings = conf.current()
     circuit = cache = definitions = None
     if settings.asks_posthog:
-        evaluator = per_process.current()
+        evaluator = engine.current()
         cache, is_seen = _look_into_cache(evaluator)
         if is_seen or evaluator.breaker.state is not State.CLOSED:
             circuit = Circuit.of(evaluator.breaker)
@@ -159,7 +160,7 @@ def definitions_in_use() -> LocalEvaluator | None:
     settings = conf.current()
     try:
         if settings.asks_posthog:
-            poll = per_process.current().poll
+            poll = engine.current().poll
             return poll.peek_definitions() if poll else None
         if settings.enabled and settings.offline:
             return LocalEvaluator(read(settings.definitions_file))
@@ -168,14 +169,14 @@ def definitions_in_use() -> LocalEvaluator | None:
     return None
 
 
-def as_known_here(evaluator: Evaluator) -> tuple[str, str]:
+def as_known_here(evaluator: Resolver) -> tuple[str, str]:
     """Return circuit and shared cache in words, as this process knows them, without a look."""
     if not evaluator.settings.asks_posthog:
         return NOT_ASKED, NO_CACHE
     return str(Circuit.of(evaluator.breaker)), str(evaluator.shared)
 
 
-def _look_into_cache(evaluator: Evaluator) -> tuple[CacheStatus | None, bool]:
+def _look_into_cache(evaluator: Resolver) -> tuple[CacheStatus | None, bool]:
     """Return how the shared cache is, and whether the breaker has seen the fleet's state in it."""
     shared = evaluator.shared
     if shared.alias is None:
@@ -188,7 +189,7 @@ def _look_into_cache(evaluator: Evaluator) -> tuple[CacheStatus | None, bool]:
     return CacheStatus(shared.alias, backend, is_seen, failure, seconds), is_seen
 
 
-def _fleets_definitions(evaluator: Evaluator) -> DefinitionsStatus | None:
+def _fleets_definitions(evaluator: Resolver) -> DefinitionsStatus | None:
     head: Head | None = evaluator.poll.peek() if evaluator.poll else None
     if head is None:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .log_lines import printable
+from ._utils.log_lines import printable
 
 
 class UndecidedReason(StrEnum):

@@ -11,8 +11,8 @@ import pytest
 from django.core.cache import caches
 from pytest_django import Settings
 
-from olposthog import per_process
-from olposthog.gateway import events
+from olposthog._core import engine
+from olposthog._posthog import events
 from tests.posthog_server import PostHogServer
 from tests.site.processes import Store
 from tests.site.servers import (
@@ -68,7 +68,7 @@ def _fresh() -> Iterator[None]:
 
 def forget_process() -> None:
     """Make this process a new one, as far as flags go: only the shared cache stays."""
-    per_process.reset()
+    engine.reset()
     for thread in threading.enumerate():
         if thread.name.startswith("olposthog-cache-write"):
             thread.join(0.5)  # what it writes late would be another test's surprise

@@ -9,11 +9,14 @@ from django.template import Context, Template
 from django.test import RequestFactory
 from pytest_django import Settings
 
-from olposthog import conf, per_process
-from olposthog.agreement import Agreement
-from olposthog.evaluation import Evaluator
+from olposthog import conf
+from olposthog._core import engine
+from olposthog._core.agreement import Agreement
+from olposthog._core.resolver import Resolver
+from olposthog._evaluation.decision import Decision
+from olposthog._evaluation.evaluation import Evaluation
 from olposthog.features import clear_cache, evaluate, for_request, get_feature_flag
-from olposthog.snapshot import Decision, Evaluation, Runtime, Source
+from olposthog.snapshot import Runtime, Source
 from tests.posthog_faults import Status
 from tests.posthog_server import PATIENCE, Flag, PostHogServer, Variant
 from tests.site.processes import until
@@ -36,7 +39,7 @@ def site(enabled: PostHogServer, settings: Settings) -> PostHogServer:
 
 
 def settle() -> None:
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
 
 
 def know(runtime: Runtime, who: str = "u1") -> None:
@@ -119,7 +122,7 @@ def test_definitions_say_which_flags_are_shared(
             flag("ui", evaluation_runtime="client", **hard),
         ]
     }
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll is not None
     until(lambda: poll.current() is not None)
     other = CLIENT if runtime is Runtime.SERVER else Runtime.SERVER
@@ -207,7 +210,7 @@ def test_clock_that_is_set_back_does_not_pin_the_flags_of_a_runtime() -> None:
 def test_names_of_long_ago_are_not_used(site: PostHogServer, settings: Settings) -> None:
     """A flag that PostHog named for browsers long ago may be the server's by now."""
     clock = Clock()
-    per_process._current = Evaluator(conf.current(), clock=clock, wall=clock)
+    engine._current = Resolver(conf.current(), clock=clock, wall=clock)
     know(CLIENT, "somebody else")
     clock.now += 10 * 86_400
     know(Runtime.SERVER)

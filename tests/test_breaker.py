@@ -16,13 +16,13 @@ from hypothesis.stateful import (
     rule,
 )
 
-from olposthog.breaker import Breaker, Permit, Record, State
+from olposthog._shared.breaker import Breaker, Permit, Record, State
 
 NOON = 1_750_000_000.0
 COOLDOWN = 60.0
 TRIP = 6.0
 THRESHOLD = 3
-LOGGER = "olposthog.breaker"
+LOGGER = "olposthog._shared.breaker"
 
 
 class Time:

@@ -15,20 +15,20 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from django.db import connections, transaction
 
-from olposthog.cache import (
+from olposthog._shared.shared_cache import (
     FIRST_READ,
     JOB_SECONDS,
     READ_SECONDS,
     READERS,
     REST_SECONDS,
-    ProcessCache,
     SharedCache,
 )
+from olposthog._utils.memory_cache import MemoryCache
 from tests.posthog_server import PATIENCE
 from tests.site.processes import until
 
 SOON = 0.05  # a deadline for what does not come
-LOGGER = "olposthog.cache"
+LOGGER = "olposthog._shared.shared_cache"
 
 
 class Clock:
@@ -51,7 +51,7 @@ def clock():
 
 @pytest.fixture
 def recent(clock: Clock):
-    return ProcessCache[str](5, 3, clock)
+    return MemoryCache[str](5, 3, clock)
 
 
 def test_a_value_lives_for_its_seconds(recent, clock):
@@ -93,7 +93,7 @@ def test_putting_again_replaces_and_prolongs(recent, clock):
 
 def test_zero_seconds_keep_nothing(clock):
     """With no time to live, nothing is found."""
-    recent = ProcessCache[str](0, 3, clock)
+    recent = MemoryCache[str](0, 3, clock)
     recent.put("ada", "answer", recent.generation)
 
     assert recent.get("ada") is None
@@ -137,7 +137,7 @@ def test_expired_values_are_dropped(recent, clock):
 
 def test_bytes_are_bounded(clock):
     """The newest values whose estimated sizes fit are kept; a single larger one is kept alone."""
-    recent = ProcessCache[str](5, 100, clock, size_of=len, max_bytes=10)
+    recent = MemoryCache[str](5, 100, clock, size_of=len, max_bytes=10)
 
     for key, value in [("ada", "4444"), ("bob", "55555"), ("cleo", "22")]:
         recent.put(key, value, recent.generation)
@@ -714,7 +714,7 @@ def test_pauses_between_claims_have_jitter(unruly, monkeypatch):
     paused: list[float] = []
     shared = SharedCache("durable", read_seconds=PATIENCE, chance=lambda: next(drawn))
     monkeypatch.setattr(unruly, "add", lambda *_: False)
-    monkeypatch.setattr("olposthog.cache.time.sleep", paused.append)
+    monkeypatch.setattr("olposthog._shared.shared_cache.time.sleep", paused.append)
 
     assert shared.claim("probe", 60) is None
     shared.close()

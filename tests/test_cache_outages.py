@@ -29,10 +29,11 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from pytest_django import DjangoDbBlocker, Settings
 
-from olposthog import conf, per_process
-from olposthog.breaker import State
-from olposthog.cache import JOB_SECONDS, READERS, REST_SECONDS
-from olposthog.evaluation import Evaluator
+from olposthog import conf
+from olposthog._core import engine
+from olposthog._core.resolver import Resolver
+from olposthog._shared.breaker import State
+from olposthog._shared.shared_cache import JOB_SECONDS, READERS, REST_SECONDS
 from olposthog.features import evaluate
 from tests.posthog_faults import Status
 from tests.posthog_server import PostHogServer
@@ -193,12 +194,12 @@ class Process:
     """A process that shares the cache, as far as flags go."""
 
     def __init__(self, clock: Clock) -> None:
-        self.evaluator = Evaluator(conf.current(), clock=clock, wall=clock)
+        self.evaluator = Resolver(conf.current(), clock=clock, wall=clock)
         self._people = count()
 
     def ask(self, person: str | None = None) -> str:
         """Return where the flags of a person come from, by default of somebody new."""
-        per_process._current = self.evaluator
+        engine._current = self.evaluator
         return evaluate(person or f"person {next(self._people)} of {id(self)}").source.value
 
     def ask_often(self, times: int) -> set[str]:

@@ -11,11 +11,12 @@ import pytest
 from django.core.signals import setting_changed
 from django.test import override_settings
 
-from olposthog import conf, per_process
+from olposthog import conf
+from olposthog._core import engine
+from olposthog._core.visibility import is_visible
 from olposthog.features import default_unique_id, evaluate, get_all_feature_flags, is_enabled
 from olposthog.identity import Identity
 from olposthog.snapshot import Source
-from olposthog.visibility import is_visible
 
 SECRET = "phc_very_secret"
 
@@ -460,21 +461,21 @@ def test_the_object_stays_while_nothing_changes():
 
 def test_other_settings_change_nothing():
     """A setting that is not ours rebuilds neither the settings nor what was made of them."""
-    before = conf.current(), per_process.current()
+    before = conf.current(), engine.current()
 
     with override_settings(LANGUAGE_CODE="fr"):
-        assert (conf.current(), per_process.current()) == before
+        assert (conf.current(), engine.current()) == before
 
 
 @pytest.mark.parametrize("name", sorted(conf.NAMES))
 def test_each_of_our_settings_counts_at_once(name):
     """A change of any setting of ours makes the process start anew."""
-    before = conf.current(), per_process.current()
+    before = conf.current(), engine.current()
 
     setting_changed.send(sender=None, setting=name, value=None, enter=True)
 
     assert conf.current() is not before[0]
-    assert per_process.current() is not before[1]
+    assert engine.current() is not before[1]
 
 
 def test_the_sites_dictionary_is_not_kept(settings):

@@ -13,10 +13,10 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.urls import include, path
 
+from olposthog._core.resolver import Resolver
+from olposthog._utils.workers import Workers
 from olposthog.conf import Settings
-from olposthog.evaluation import Evaluator
 from olposthog.features import configure
-from olposthog.flight import Workers
 from olposthog.undecided import FIXES, UndecidedReason
 from tests.posthog_server import PostHogServer, Variant
 from tests.test_exposures import delivered
@@ -124,7 +124,7 @@ def test_thread_bounds_are_those_of_the_code() -> None:
     settings = Settings(
         enabled=True, project_api_key="k", personal_api_key="k", api_host="http://h"
     )
-    evaluator = Evaluator(settings)
+    evaluator = Resolver(settings)
     assert evaluator.poll
     parts = [
         evaluator,

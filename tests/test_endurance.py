@@ -48,12 +48,13 @@ def endure() -> dict[str, Any]:
     """Ask for flags through an hour of the clock, and tell what has piled up."""
     from django.db import connections
 
-    from olposthog import conf, counters, evaluation, per_process
+    from olposthog import conf, counters
+    from olposthog._core import engine, resolver
     from olposthog.features import is_enabled
 
     clock, lines = Clock(), Lines()
     logging.getLogger().addHandler(lines)
-    evaluator = per_process._current = evaluation.Evaluator(conf.current(), clock=clock, wall=clock)
+    evaluator = engine._current = resolver.Resolver(conf.current(), clock=clock, wall=clock)
     checks = 0
     people = Counter[bool]()
     piles: list[dict[str, int]] = []

@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from olposthog import per_process
-from olposthog.cache import SharedCache
-from olposthog.entries import Entries, control_prefix
+from olposthog._core import engine
+from olposthog._evaluation.decision import Decision
+from olposthog._evaluation.evaluation import Evaluation, Origin
+from olposthog._shared.evaluation_cache import EvaluationCache, control_prefix
+from olposthog._shared.shared_cache import SharedCache
 from olposthog.features import evaluate
-from olposthog.snapshot import Decision, Evaluation, Origin, Runtime, Source
+from olposthog.snapshot import Runtime, Source
 from tests.posthog_server import PATIENCE
 
 NOON = 1_750_000_000.0
@@ -100,7 +102,7 @@ class Process:
     def __init__(self, wall: Clock, project: str = "project") -> None:
         self.wall = wall
         self.shared = SharedCache("durable", read_seconds=PATIENCE)
-        self.entries = Entries(self.shared, project, STATE_KEY, wall=wall)
+        self.entries = EvaluationCache(self.shared, project, STATE_KEY, wall=wall)
 
     def read(self, question: str = "ada's flags", distinct_id: str = "ada") -> Any:
         """Read as a process would that has seen nothing itself."""
@@ -221,7 +223,7 @@ def test_an_entry_is_json_text(process, recording):
 
 def test_no_shared_cache_finds_nothing(wall):
     """Without a cache to ask, there is neither an answer nor a generation."""
-    nowhere = Entries(SharedCache(None), "project", STATE_KEY, wall=wall)
+    nowhere = EvaluationCache(SharedCache(None), "project", STATE_KEY, wall=wall)
 
     found = nowhere.read("ada's flags", "the same in browsers", "ada", PATIENCE)
     assert (found.known, found.state, found.generation) == (None, None, None)
@@ -229,7 +231,7 @@ def test_no_shared_cache_finds_nothing(wall):
 
 def test_own_entries_count_without_a_shared_cache(wall):
     """What the process has seen itself is known, until it is cleared."""
-    nowhere = Entries(SharedCache(None), "project", STATE_KEY, wall=wall)
+    nowhere = EvaluationCache(SharedCache(None), "project", STATE_KEY, wall=wall)
     kept = Evaluation({"a": Decision(True)}, wall())
     nowhere.keep(
         "ada's flags", kept, nowhere.read("ada's flags", "the same in browsers", "ada", PATIENCE)
@@ -517,7 +519,7 @@ def test_lost_tokens_come_back_as_others(process, recording):
     assert not set(before) & set(after)
 
 
-# Entries that cannot be read
+# EvaluationCache that cannot be read
 
 
 @pytest.mark.parametrize(
@@ -653,7 +655,7 @@ def test_the_same_question_has_the_same_key(failing_posthog, question, data):
     }
 
     key = keys_of(question)[0]
-    per_process.reset()
+    engine.reset()
 
     assert keys_of(shuffled)[0] == key
 

@@ -16,9 +16,11 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from pytest_django import Settings
 
-from olposthog import conf, evaluation, per_process
-from olposthog.breaker import State
-from olposthog.evaluation import Evaluator
+from olposthog import conf
+from olposthog._core import engine, resolver
+from olposthog._core.context import Query
+from olposthog._core.resolver import Resolver
+from olposthog._shared.breaker import State
 from olposthog.features import (
     ais_enabled,
     clear_cache,
@@ -28,7 +30,6 @@ from olposthog.features import (
     is_enabled,
 )
 from olposthog.identity import Identity
-from olposthog.query import Query
 from olposthog.snapshot import Runtime, Source
 from tests.posthog_faults import (
     Body,
@@ -62,21 +63,21 @@ class Clock:
         return self.now
 
 
-def start_on(clock: Clock) -> Evaluator:
+def start_on(clock: Clock) -> Resolver:
     """Let this process begin again, by the test's clock."""
-    per_process.reset()
-    per_process._current = Evaluator(conf.current(), clock=clock, wall=clock)
-    return per_process._current
+    engine.reset()
+    engine._current = Resolver(conf.current(), clock=clock, wall=clock)
+    return engine._current
 
 
 def settle() -> None:
     """Wait for the writes to the shared cache and for what they tell; nobody else waits."""
-    assert per_process.current().shared.settle(10)
-    per_process.current()._ledger._teller.submit(lambda: None).result(10)
+    assert engine.current().shared.settle(10)
+    engine.current()._ledger._teller.submit(lambda: None).result(10)
 
 
 def circuit() -> State:
-    return per_process.current().breaker.state
+    return engine.current().breaker.state
 
 
 def fail_times(posthog: PostHogServer, count: int) -> None:
@@ -145,7 +146,7 @@ def test_process_cache_is_bounded(enabled: PostHogServer, settings: Settings) ->
     for number in range(5):
         evaluate(f"u{number}")
 
-    assert len(per_process.current().recent) == 3
+    assert len(engine.current().recent) == 3
 
 
 def test_shared_cache_serves_another_process(
@@ -341,7 +342,7 @@ def test_fifty_threads_share_one_failure(enabled: PostHogServer, settings: Setti
 
 def test_nobody_waits_for_the_trip_threshold_to_the_end() -> None:
     """A flight lands, and its callers give up, before the time that was promised."""
-    evaluator = per_process.current()
+    evaluator = engine.current()
 
     assert evaluator._flight_seconds < evaluator.wait_seconds
     assert evaluator.wait_seconds < evaluator.settings.trip_threshold_seconds
@@ -352,7 +353,7 @@ def test_more_callers_than_can_wait_are_answered_at_once(
 ) -> None:
     """Whoever finds the ground full gets the fallback, and does not wait."""
     settings.FEATURES = {"beta": True}
-    evaluator = per_process.current()
+    evaluator = engine.current()
     with every_flight_taken():
         evaluator._workers._backlog = 1
         waiting = evaluator.flight(query("first"))
@@ -368,7 +369,7 @@ def test_an_unforeseen_error_is_a_fallback(
 ) -> None:
     """Whatever goes wrong on the way, the caller gets FEATURES, and the log gets the traceback."""
     settings.FEATURES = {"beta": True}
-    monkeypatch.setattr(per_process.current()._entries, "read", lambda *_: 1 / 0)
+    monkeypatch.setattr(engine.current()._entries, "read", lambda *_: 1 / 0)
 
     assert evaluate("u1").flags == {"beta": True}
     assert "ZeroDivisionError" in caplog.text
@@ -379,7 +380,7 @@ def test_an_answer_that_has_landed_is_not_given_up(enabled: PostHogServer) -> No
     enabled.flags = {"beta": True}
     evaluate("u1")
 
-    assert per_process.current().give_up(query("u1")).source is Source.POSTHOG
+    assert engine.current().give_up(query("u1")).source is Source.POSTHOG
 
 
 def test_retries_heed_what_other_processes_found_out(
@@ -389,7 +390,7 @@ def test_retries_heed_what_other_processes_found_out(
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
     fail_times(enabled, 1)
     settle()
-    opening = caches["durable"].get(per_process.current()._ledger.state_key)
+    opening = caches["durable"].get(engine.current()._ledger.state_key)
     caches["durable"].clear()
     another_process()
     enabled.flags_fault = Status(502)
@@ -399,7 +400,7 @@ def test_retries_heed_what_other_processes_found_out(
             asked = pool.submit(evaluate, "u1")
             enabled.wait_for_flag_calls(2)
             settle()
-            caches["durable"].set(per_process.current()._ledger.state_key, opening)
+            caches["durable"].set(engine.current()._ledger.state_key, opening)
         assert asked.result().source is Source.FALLBACK
 
     assert len(enabled.flag_calls) == 2
@@ -418,7 +419,7 @@ def test_different_people_fly_separately(enabled: PostHogServer) -> None:
 def test_more_people_than_flights_are_all_answered(enabled: PostHogServer) -> None:
     """People beyond the bound on concurrent flights wait their turn and get PostHog's answer."""
     enabled.flags = {"beta": True}
-    people = [f"u{number}" for number in range(evaluation.FLIGHTS * 3)]
+    people = [f"u{number}" for number in range(resolver.FLIGHTS * 3)]
 
     with ThreadPoolExecutor(len(people)) as pool:
         answers = list(pool.map(evaluate, people))
@@ -431,15 +432,15 @@ def test_more_people_than_flights_are_all_answered(enabled: PostHogServer) -> No
 @contextmanager
 def every_flight_taken() -> Iterator[None]:
     """Until the block ends, who boards a flight waits on the ground."""
-    everyone_waits = threading.Barrier(evaluation.FLIGHTS + 1)
+    everyone_waits = threading.Barrier(resolver.FLIGHTS + 1)
     takeoff = threading.Event()
 
     def occupy() -> Any:
         everyone_waits.wait(10)
         takeoff.wait()  # a caller who waits for a flight without a limit waits for ever
 
-    for number in range(evaluation.FLIGHTS):
-        per_process.current()._flights.join(number, occupy)
+    for number in range(resolver.FLIGHTS):
+        engine.current()._flights.join(number, occupy)
     everyone_waits.wait(10)
     try:
         yield
@@ -457,7 +458,7 @@ def test_own_congestion_is_no_failure_of_posthog(
 
     with every_flight_taken():
         assert evaluate("late").source is Source.FALLBACK
-    per_process.current().flight(query("late")).result(10)
+    engine.current().flight(query("late")).result(10)
     evaluate("known")
 
     assert circuit() is State.CLOSED
@@ -551,7 +552,7 @@ def test_slow_posthog_is_given_up(enabled: PostHogServer, fallback: Settings, fa
     assert_features_answer("u1")
 
     assert len(enabled.flag_calls) == 1
-    per_process.current().flight(query("u1")).result(10)
+    engine.current().flight(query("u1")).result(10)
     assert circuit() is State.OPEN
 
 
@@ -568,7 +569,7 @@ def test_half_open_tls_is_given_up(enabled: PostHogServer, fallback: Settings) -
     assert_features_answer("u1")
 
     assert enabled.requests == []
-    per_process.current().flight(query("u1")).result(10)
+    engine.current().flight(query("u1")).result(10)
     assert circuit() is State.OPEN
 
 
@@ -727,7 +728,7 @@ def test_one_hang_opens_the_circuit(enabled: PostHogServer, settings: Settings) 
     enabled.fault = Hang()
 
     evaluate("u1")
-    per_process.current().flight(query("u1")).result(10)
+    engine.current().flight(query("u1")).result(10)
 
     assert circuit() is State.OPEN
     enabled.heal()
@@ -819,7 +820,7 @@ def test_failed_probe_opens_for_another_cooldown(
 def test_outdated_read_does_not_undo_an_opening(enabled: PostHogServer, settings: Settings) -> None:
     """A state that was read before this process replaced it is no news when it arrives after."""
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
-    evaluator = per_process.current()
+    evaluator = engine.current()
     evaluate("u1")
     settle()
     closed = caches["durable"].get(evaluator._ledger.state_key)
@@ -874,7 +875,7 @@ def test_logs_name_no_person_and_no_key(
     for fault in (Status(500), Html(), Quota(), Reset(), Refuse(), Status(401)):
         enabled.fault = fault
         evaluate("alice@example.com", person_properties={"fault": "secretplan" + str(fault)})
-        per_process.reset()
+        engine.reset()
 
     assert "PostHog gave no flags" in caplog.text
     for secret in ("alice", "secretplan", enabled.token):
@@ -917,7 +918,7 @@ def dead_cache(request: pytest.FixtureRequest, settings: Settings) -> Iterator[s
     settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 2
     yield "ConnectionError" if backend is BrokenCache else r"no answer within 0\.\d+ s"
     HangingCache.released.set()
-    per_process.reset()
+    engine.reset()
     del settings.CACHES
 
 

@@ -19,7 +19,8 @@ from posthog.utils import system_context
 from posthog.version import VERSION
 from pytest_django import Settings
 
-from olposthog import exposures, gateway, per_process
+from olposthog import _posthog
+from olposthog._core import engine, exposures
 from olposthog.features import (
     aget_feature_flag,
     ais_enabled,
@@ -490,7 +491,7 @@ def test_new_process_reports_again(
     """Through the shared cache another process has the assignment as PostHog sent it."""
     enabled.minimal_flag_called_events = True
     read(split(has_experiment=False), enabled)
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
     first = comparable(enabled)
     enabled.clear()
     another_process()
@@ -577,7 +578,7 @@ def fail(event: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", [CALLED, EXPOSURE])
 def test_failed_event_is_tried_again(enabled: PostHogServer, name: str) -> None:
     """A read after one whose event could not be queued reports that event, and only that."""
-    gateway.client().before_send = Hook(name, fail)
+    _posthog.client().before_send = Hook(name, fail)
     enabled.flags = {"pricing": split()}
 
     for _ in range(3):
@@ -590,7 +591,7 @@ def test_failed_event_is_tried_again(enabled: PostHogServer, name: str) -> None:
 def test_failed_event_of_config_version_1_is_not_tried_again(enabled: PostHogServer) -> None:
     """Such an event has one try, as the SDK gives it: a full queue costs no later read anything."""
     hook = Hook(CALLED, fail)
-    gateway.client().before_send = hook
+    _posthog.client().before_send = hook
 
     for _ in range(2):
         read(record("condition_match", True, config_version=1), enabled)
@@ -602,7 +603,7 @@ def test_failed_event_of_config_version_1_is_not_tried_again(enabled: PostHogSer
 def test_dropped_event_is_not_tried_again(enabled: PostHogServer, name: str) -> None:
     """What a site's `before_send` drops, it means to drop."""
     hook = Hook(name, lambda event: None)
-    gateway.client().before_send = hook
+    _posthog.client().before_send = hook
 
     for _ in range(2):
         read(split(), enabled)
@@ -623,7 +624,7 @@ def test_concurrent_reads_report_once(enabled: PostHogServer, is_captured: bool)
             raise ValueError("refused")
         return event
 
-    gateway.client().before_send = Hook(EXPOSURE, wait)
+    _posthog.client().before_send = Hook(EXPOSURE, wait)
     enabled.flags = {"pricing": split()}
     first = threading.Thread(target=get_feature_flag, args=("pricing", None, "u1"))
     first.start()
@@ -677,9 +678,9 @@ def test_super_properties_change_no_assignment(enabled: PostHogServer) -> None:
     read(split(), enabled)
     untouched = comparable(enabled)
     enabled.clear()
-    gateway.client().super_properties = {**SUPER, "plan": "team"}
+    _posthog.client().super_properties = {**SUPER, "plan": "team"}
 
-    per_process.reset()
+    engine.reset()
     read(split(), enabled)
 
     added = [(name, properties | {"plan": "team"}) for name, properties in untouched]
@@ -688,7 +689,7 @@ def test_super_properties_change_no_assignment(enabled: PostHogServer) -> None:
 
 def test_super_properties_add_no_rule(enabled: PostHogServer) -> None:
     """A call without a rule stays without one."""
-    gateway.client().super_properties = SUPER
+    _posthog.client().super_properties = SUPER
 
     read(record("no_rule_match"), enabled)
 
@@ -699,7 +700,7 @@ def test_super_properties_add_no_rule(enabled: PostHogServer) -> None:
 
 def test_super_properties_apply_to_config_version_1(enabled: PostHogServer) -> None:
     """Other events take super properties as before."""
-    gateway.client().super_properties = SUPER
+    _posthog.client().super_properties = SUPER
 
     read(record("condition_match", True, config_version=1), enabled)
 
@@ -737,7 +738,7 @@ OF_EACH_CALL = {
 def test_minimised_call(enabled: PostHogServer, flag: Record, more: set[str]) -> None:
     """Where PostHog asks for it, a flag without an experiment reports these properties only."""
     enabled.minimal_flag_called_events = True
-    gateway.client().super_properties = {"plan": "team"}
+    _posthog.client().super_properties = {"plan": "team"}
 
     with sdk.new_context():
         sdk.tag("tagged", True)
@@ -765,7 +766,7 @@ def test_minimised_call_keeps_identity(enabled: PostHogServer) -> None:
 def test_minimised_call_of_config_version_1_has_no_rule(enabled: PostHogServer) -> None:
     """Super properties do not come in by the names that config version 2 may keep."""
     enabled.minimal_flag_called_events = True
-    gateway.client().super_properties = dict.fromkeys(exposures.RULE_PROPERTIES, "super")
+    _posthog.client().super_properties = dict.fromkeys(exposures.RULE_PROPERTIES, "super")
 
     read(record("condition_match", config_version=1), enabled)
 
@@ -776,7 +777,7 @@ def test_minimised_call_of_config_version_1_has_no_rule(enabled: PostHogServer) 
 def test_exposure_is_never_minimised(enabled: PostHogServer) -> None:
     """The exposure next to a minimised call is a full event."""
     enabled.minimal_flag_called_events = True
-    gateway.client().super_properties = {"plan": "team"}
+    _posthog.client().super_properties = {"plan": "team"}
 
     read(split(has_experiment=False), enabled)
 

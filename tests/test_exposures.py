@@ -12,7 +12,9 @@ import pytest
 from django.test import RequestFactory
 from pytest_django import Settings
 
-from olposthog import exposures, gateway, per_process
+from olposthog import _posthog
+from olposthog._core import engine, exposures
+from olposthog._posthog import events
 from olposthog.features import (
     aget_feature_flag,
     ais_enabled,
@@ -25,7 +27,6 @@ from olposthog.features import (
     is_enabled,
     report_exposure,
 )
-from olposthog.gateway import events
 from olposthog.identity import Identity
 from olposthog.snapshot import Runtime
 from tests.posthog_faults import Hang, Refuse, Status
@@ -34,8 +35,8 @@ from tests.posthog_server import Flag, PostHogServer, Variant
 
 def delivered(posthog: PostHogServer) -> list[dict[str, Any]]:
     """Every event that has been captured, once all are delivered."""
-    gateway.client().capture("last", distinct_id="test")
-    gateway.client().flush()
+    _posthog.client().capture("last", distinct_id="test")
+    _posthog.client().flush()
     posthog.wait_until(lambda: any(event["event"] == "last" for event in posthog.events))
     return [event for event in posthog.events if event["event"] != "last"]
 
@@ -312,7 +313,7 @@ def test_hanging_upload_delays_nobody(enabled: PostHogServer, settings: Settings
         assert is_enabled(f"flag-{number}", opt_unique_id="u1") is True
 
     assert enabled.events == []
-    assert per_process.current().breaker.state == "closed"
+    assert engine.current().breaker.state == "closed"
 
 
 def test_memory_of_exposures_is_bounded(
@@ -327,7 +328,7 @@ def test_memory_of_exposures_is_bounded(
         clear_cache()
 
     assert [who for who, *_ in told(enabled)] == ["u1", "u2", "u3", "u4", "u1"]
-    assert len(per_process.current().exposures._reported) == 3
+    assert len(engine.current().exposures._reported) == 3
 
 
 def test_an_exposure_names_the_id_that_was_evaluated(enabled: PostHogServer) -> None:

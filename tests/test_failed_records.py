@@ -9,8 +9,9 @@ import pytest
 from django.core.cache import caches
 from pytest_django import Settings
 
-from olposthog import conf, per_process
-from olposthog.evaluation import Evaluator
+from olposthog import conf
+from olposthog._core import engine
+from olposthog._core.resolver import Resolver
 from olposthog.features import clear_cache, evaluate, get_feature_flag
 from olposthog.inspection import source_of
 from olposthog.snapshot import FlagSnapshot, Source
@@ -50,13 +51,13 @@ def site(enabled: PostHogServer, settings: Settings, clock: Clock) -> PostHogSer
 
 def start(clock: Clock) -> None:
     """Begin as another process, by the test's clock."""
-    per_process.reset()
-    per_process._current = Evaluator(conf.current(), clock=clock, wall=clock)
+    engine.reset()
+    engine._current = Resolver(conf.current(), clock=clock, wall=clock)
 
 
 def ask(who: str = "u1") -> FlagSnapshot:
     snapshot = evaluate(who)
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
     return snapshot
 
 
@@ -180,7 +181,7 @@ def until_refreshed(site: PostHogServer, calls: int) -> None:
 
     until(lambda: len(site.flag_calls) == calls + 1)
     until(lambda: '"other": {"value": false' in stored())
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
 
 
 def stored() -> str:

@@ -27,7 +27,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from olposthog import per_process
+from olposthog._core import engine
+from olposthog._core.context import key_of_person
 from olposthog.features import (
     aevaluate,
     aget_all_feature_flags,
@@ -44,7 +45,6 @@ from olposthog.features import (
     is_enabled,
 )
 from olposthog.identity import Identity
-from olposthog.query import key_of_person
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog.testing import override_flags
 from tests.posthog_faults import Hang, Status
@@ -880,4 +880,4 @@ def test_no_request_is_no_request(enabled: PostHogServer) -> None:
     assert evaluate("u1", request=None).distinct_id == "u1"
     request = RequestFactory().get("/")
     assert evaluate(request=request, person_properties=None, groups=None).anonymous
-    assert per_process.current().recent.get(key_of_person("u1")) is not None
+    assert engine.current().recent.get(key_of_person("u1")) is not None

@@ -14,7 +14,7 @@ from threading import Barrier
 import pytest
 from pytest_django import DjangoDbBlocker, Settings
 
-from olposthog.cache import SharedCache
+from olposthog._shared.shared_cache import SharedCache
 from tests.posthog_faults import Hang, Status
 from tests.posthog_server import PostHogServer
 from tests.site.in_process import use_store
@@ -276,11 +276,11 @@ MAX_ENTRIES = 60
 
 def store_entries(number: int) -> None:
     """Store evaluations, as processes do which have not heard of an opening yet."""
-    from olposthog import per_process
-    from olposthog.entries import Found
-    from olposthog.snapshot import Evaluation
+    from olposthog._core import engine
+    from olposthog._evaluation.evaluation import Evaluation
+    from olposthog._shared.evaluation_cache import Found
 
-    evaluator = per_process.current()
+    evaluator = engine.current()
     for index in range(number):
         found = Found(None, None, None, ("", ""), None)
         evaluator._entries.keep(f"question {index}", Evaluation({}, 0.0), found)
@@ -297,11 +297,11 @@ def write_late_keys(number: int) -> None:
 
 def evaluate_ada() -> str:
     """Return where the flags of a person come from, and wait until they are stored."""
-    from olposthog import per_process
+    from olposthog._core import engine
     from olposthog.features import evaluate
 
     source = evaluate("ada").source.value
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
     return source
 
 
@@ -309,13 +309,13 @@ def cache_clear_and_lose_generations() -> None:
     """Cache a person's flags and clear them; then lose what sorts last, as culling does."""
     from django.core.cache import caches
 
-    from olposthog import per_process
-    from olposthog.entries import GENERATION_BUCKETS
+    from olposthog._core import engine
+    from olposthog._shared.evaluation_cache import GENERATION_BUCKETS
     from olposthog.features import clear_cache
 
     evaluate_ada()
     clear_cache()
-    entries = per_process.current()._entries
+    entries = engine.current()._entries
     names = ["all", *map(str, range(GENERATION_BUCKETS))]
     caches["durable"].delete_many([f"{entries._generation_prefix}{name}" for name in names])
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from olposthog.flight import Closed, Flights, Saturated, Workers, within
+from olposthog._utils.single_flight import SingleFlight
+from olposthog._utils.workers import Closed, Saturated, Workers, within
 from tests.posthog_server import PATIENCE
 
 NUMBERS = count(1)
@@ -129,7 +130,7 @@ def test_a_process_ends_with_its_abandoned_work():
     """A job that never ends does not keep its process alive."""
     script = """
 import threading
-from olposthog.flight import Workers
+from olposthog._utils.workers import Workers
 
 started = threading.Event()
 workers = Workers("hanging", size=2, backlog=2)
@@ -338,12 +339,12 @@ def test_closed_workers_refuse(staff):
     assert staff.threads() == []
 
 
-# Flights
+# SingleFlight
 
 
 def test_callers_with_one_key_share_a_flight(staff):
     """Who asks while a flight is under way gets its future; the second job is not done."""
-    flights: Flights[str] = Flights(staff.hire(size=2))
+    flights: SingleFlight[str] = SingleFlight(staff.hire(size=2))
 
     first = flights.join("ada", staff.wait_at_gate)
     second = flights.join("ada", lambda: pytest.fail("the second job was done"))
@@ -355,7 +356,7 @@ def test_callers_with_one_key_share_a_flight(staff):
 
 def test_another_key_flies_separately(staff):
     """A flight does not hold up those for other keys."""
-    flights: Flights[str] = Flights(staff.hire(size=2))
+    flights: SingleFlight[str] = SingleFlight(staff.hire(size=2))
     first = flights.join("ada", staff.wait_at_gate)
 
     assert flights.join("bob", lambda: "bob landed").result(PATIENCE) == "bob landed"
@@ -364,7 +365,7 @@ def test_another_key_flies_separately(staff):
 
 def test_after_landing_a_new_flight_starts(staff):
     """Who asks after the landing starts a flight of their own."""
-    flights: Flights[int] = Flights(staff.hire(size=1))
+    flights: SingleFlight[int] = SingleFlight(staff.hire(size=1))
     numbers = count(1)
 
     results = [flights.join("ada", lambda: next(numbers)).result(PATIENCE) for _ in range(5)]
@@ -374,7 +375,7 @@ def test_after_landing_a_new_flight_starts(staff):
 
 def test_an_exception_reaches_all_who_share_the_flight(staff):
     """A flight that fails does so for all of its callers, and the next one starts afresh."""
-    flights: Flights[str] = Flights(staff.hire(size=1))
+    flights: SingleFlight[str] = SingleFlight(staff.hire(size=1))
 
     def crash() -> str:
         staff.wait_at_gate()
@@ -389,7 +390,7 @@ def test_an_exception_reaches_all_who_share_the_flight(staff):
 
 def test_fifty_callers_at_once_do_the_job_once(staff):
     """Fifty threads that ask at the same moment cost one job."""
-    flights: Flights[str] = Flights(staff.hire(size=16))
+    flights: SingleFlight[str] = SingleFlight(staff.hire(size=16))
     crowd = 50
     start = threading.Barrier(crowd)
     boarded = threading.Semaphore(0)
@@ -422,7 +423,7 @@ def test_fifty_callers_at_once_do_the_job_once(staff):
 def test_a_saturated_flight_leaves_no_trace(staff):
     """A flight that could not start is not joined later: the next one starts anew."""
     workers = staff.hire(size=1, backlog=1)
-    flights: Flights[str] = Flights(workers)
+    flights: SingleFlight[str] = SingleFlight(workers)
     staff.keep_busy(workers)
     waiting = workers.submit(staff.wait_at_gate)
 
@@ -436,7 +437,7 @@ def test_a_saturated_flight_leaves_no_trace(staff):
 
 def test_closed_flights_land_but_start_no_more(staff):
     """After closing, a flight under way lands, and no other one starts."""
-    flights: Flights[str] = Flights(staff.hire(size=2))
+    flights: SingleFlight[str] = SingleFlight(staff.hire(size=2))
     under_way = flights.join("ada", staff.wait_at_gate)
     assert staff.arrived.acquire(timeout=PATIENCE)
 

@@ -12,7 +12,7 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest
 from pytest_django import Settings
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.features import evaluate
 from olposthog.identity import Identity
 from olposthog.inspection import InspectedFlag, identity_of, inspect
@@ -212,7 +212,7 @@ def test_what_definitions_decide_stays_local_in_an_outage(
     settings.FEATURES = {"undecided": True}
     enabled.definitions = {"flags": [flag("beta"), flag("undecided", where(PLAN))]}
     enabled.flags_fault = Status(500)
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     poll.look()
 
@@ -291,7 +291,7 @@ def test_posthog_decides_what_definitions_cannot(
     settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
     enabled.definitions = {"flags": [SOUND, CONTINUOUS, STATIC]}
     enabled.flags = {"continuous": "blue"}
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     poll.look()
 

@@ -11,10 +11,10 @@ import pytest
 from django.core.cache import caches
 from pytest_django import DjangoDbBlocker, Settings
 
-from olposthog import per_process
+from olposthog._core import engine
+from olposthog._local.poller import MAX_WRITES
+from olposthog._shared.large_text import PART_CHARACTERS, PackedText, part_keys, unpack
 from olposthog.features import evaluate
-from olposthog.large_text import PART_CHARACTERS, PackedText, part_keys, unpack
-from olposthog.polling import MAX_WRITES
 from tests.posthog_faults import Status
 from tests.posthog_server import PATIENCE, PostHogServer, Variant
 from tests.site.in_process import use_store
@@ -55,7 +55,7 @@ def use_memcached(client: type[Raising], settings: Settings) -> Iterator[Callabl
             settings.CACHES = {**settings.CACHES, "durable": durable}
 
         yield use
-        per_process.reset()
+        engine.reset()
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_large_answer_of_one_person(
     use_memcached(MIB)
     enabled.flags = {"a": Variant("test", payload="x" * 2 * MIB)}
     evaluate("large")
-    shared = per_process.current().shared
+    shared = engine.current().shared
     assert shared.settle(PATIENCE)
     assert not shared.is_away
     assert [record.getMessage().partition("(")[0] for record in caplog.records] == [

@@ -7,8 +7,8 @@ import pytest
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 
-from olposthog.cache import SharedCache
-from olposthog.ledger import CacheLedger
+from olposthog._shared.breaker_storage import BreakerStorage
+from olposthog._shared.shared_cache import SharedCache
 from tests.posthog_server import PATIENCE
 
 
@@ -20,13 +20,13 @@ def shared() -> Iterator[SharedCache]:
 
 
 @pytest.fixture
-def cache_ledger(shared) -> Iterator[CacheLedger]:
-    ledger = CacheLedger(shared, "olposthog:zz:")
+def cache_ledger(shared) -> Iterator[BreakerStorage]:
+    ledger = BreakerStorage(shared, "olposthog:zz:")
     yield ledger
     ledger.close()
 
 
-def heard(ledger: CacheLedger, shared: SharedCache, state: str, name: str) -> int:
+def heard(ledger: BreakerStorage, shared: SharedCache, state: str, name: str) -> int:
     """Announce a state, and return how often that was news."""
     said: list[str] = []
     ledger.announce(state, name, lambda: said.append(state))
@@ -35,7 +35,7 @@ def heard(ledger: CacheLedger, shared: SharedCache, state: str, name: str) -> in
     return len(said)
 
 
-def hear(ledger: CacheLedger) -> None:
+def hear(ledger: BreakerStorage) -> None:
     """Wait until everything that was announced has been told."""
     ledger._teller.submit(lambda: None).result(PATIENCE)
 
@@ -69,8 +69,8 @@ def test_a_claim_in_the_cache_is_won_once(cache_ledger):
     elsewhere = SharedCache("durable", read_seconds=PATIENCE)
     claims = [
         cache_ledger.claim("probe:a:1", 60),
-        CacheLedger(elsewhere, "olposthog:zz:").claim("probe:a:1", 60),
-        CacheLedger(elsewhere, "olposthog:other:zz:").claim("probe:a:1", 60),
+        BreakerStorage(elsewhere, "olposthog:zz:").claim("probe:a:1", 60),
+        BreakerStorage(elsewhere, "olposthog:other:zz:").claim("probe:a:1", 60),
     ]
     elsewhere.close()
 
@@ -80,7 +80,7 @@ def test_a_claim_in_the_cache_is_won_once(cache_ledger):
 def test_without_a_cache_everything_is_news():
     """Where nothing is shared, each process speaks for itself, and nobody can say who is first."""
     nowhere = SharedCache(None)
-    ledger = CacheLedger(nowhere, "olposthog:zz:")
+    ledger = BreakerStorage(nowhere, "olposthog:zz:")
     said: list[str] = []
 
     ledger.announce("open", "news:a", lambda: said.append("open"))
@@ -99,7 +99,7 @@ def test_a_cache_that_takes_nothing_still_makes_news(settings):
         "durable": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"},
     }
     shared = SharedCache("durable", read_seconds=PATIENCE)
-    ledger = CacheLedger(shared, "olposthog:zz:")
+    ledger = BreakerStorage(shared, "olposthog:zz:")
 
     assert heard(ledger, shared, "open", "news:a") == 1
     shared.close()

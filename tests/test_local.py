@@ -9,7 +9,8 @@ import pytest
 from django.core.cache import caches
 from pytest_django import Settings
 
-from olposthog import gateway, per_process
+from olposthog import _posthog
+from olposthog._core import engine
 from olposthog.features import (
     clear_cache,
     evaluate,
@@ -50,16 +51,16 @@ def defined(enabled: PostHogServer, settings: Settings) -> Callable[..., None]:
 
 def boot() -> None:
     """Let a new process have its definitions before the first flag is asked for."""
-    per_process.reset()
-    poll = per_process.current().poll
+    engine.reset()
+    poll = engine.current().poll
     assert poll is not None
     until(lambda: poll.current() is not None)
     poll.settle(PATIENCE)
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
 
 
 def settle() -> None:
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
 
 
 def entries() -> list[str]:
@@ -430,7 +431,7 @@ def test_local_evaluation_sends_no_event_of_its_own(
     get_all_feature_flags("u1")
 
     assert delivered(enabled) == []
-    assert gateway.client() is not None
+    assert _posthog.client() is not None
 
 
 # ---- what browsers get
@@ -461,7 +462,7 @@ def test_server_only_fallback_is_withheld_by_a_new_process(
     settings.FEATURES = {"secret": True, "open": True}
     hard = flag("hard", ensure_experience_continuity=True)
     defined(flag("secret", evaluation_runtime="server"), hard)
-    per_process.reset()
+    engine.reset()
     enabled.fault = Refuse()
 
     assert evaluate("u1", runtime=Runtime.CLIENT).flags == {"open": True}

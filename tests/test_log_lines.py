@@ -17,13 +17,14 @@ from django.test import Client
 from pytest_django import Settings
 
 import olposthog
-from olposthog import gateway, per_process
+from olposthog import _posthog
+from olposthog._core import engine
 from olposthog._local import DefinitionsError, parse
+from olposthog._local.poller import FETCH_SECONDS, Head
+from olposthog._posthog import events
+from olposthog._posthog.errors import PostHogError
+from olposthog._utils.log_lines import MAX_CHARACTERS, EscapeFilter, printable
 from olposthog.features import evaluate, get_all_feature_flags, is_enabled
-from olposthog.gateway import events
-from olposthog.log_lines import MAX_CHARACTERS, EscapeFilter, printable
-from olposthog.polling import FETCH_SECONDS, Head
-from olposthog.protocol import PostHogError
 from olposthog.status import status
 from olposthog.undecided import Undecided, UndecidedReason
 from tests.posthog_faults import Raw, Status
@@ -76,7 +77,7 @@ def the_path_of_a_definitions_file(site: Site) -> None:
     path = site.folder / HOSTILE
     read_definitions(site.settings, path, "[]")
     path.unlink()
-    per_process.reset()
+    engine.reset()
     is_enabled("beta", opt_unique_id="u1")
 
 
@@ -87,7 +88,7 @@ def an_exception_of_a_condition(site: Site) -> None:
 
     content = json.dumps({"flags": [{"key": HOSTILE, "active": True, "filters": {"groups": []}}]})
     read_definitions(site.settings, site.folder / "flags.json", content)
-    file = per_process.current().file
+    file = engine.current().file
     evaluator = file and file.current()
     assert evaluator
     site.monkeypatch.setitem(evaluator._compiled, HOSTILE, Compiled())
@@ -97,7 +98,7 @@ def an_exception_of_a_condition(site: Site) -> None:
 def keys_in_posthogs_definitions(site: Site) -> None:
     site.settings.POSTHOG_PERSONAL_API_KEY = "phx_personal"
     site.posthog.definitions = hostile_definitions()
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     poll.look()
 
@@ -105,7 +106,7 @@ def keys_in_posthogs_definitions(site: Site) -> None:
 def an_error_for_definitions(site: Site) -> None:
     site.settings.POSTHOG_PERSONAL_API_KEY = "phx_personal"
     site.posthog.definitions_fault = Status(500, body=HOSTILE)
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     poll.look()
 
@@ -134,17 +135,17 @@ def headers_of_posthog(site: Site) -> None:
 
 def an_error_body_for_events(site: Site) -> None:
     site.posthog.events_fault = Status(400, body=HOSTILE)
-    gateway.capture("x", HOSTILE, {HOSTILE: HOSTILE}, {})
-    gateway.client().flush()
+    _posthog.capture("x", HOSTILE, {HOSTILE: HOSTILE}, {})
+    _posthog.client().flush()
 
 
 def an_exception_of_the_sdk(site: Site) -> None:
     def capture(*args: Any, **options: Any) -> None:
         raise RuntimeError(HOSTILE)
 
-    site.monkeypatch.setattr(gateway.client(), "capture", capture)
-    site.monkeypatch.setattr(events, "_sparing", type(events._sparing)())
-    assert not gateway.capture("x", "u1", {}, {})
+    site.monkeypatch.setattr(_posthog.client(), "capture", capture)
+    site.monkeypatch.setattr(events, "_log_throttle", type(events._log_throttle)())
+    assert not _posthog.capture("x", "u1", {}, {})
 
 
 def an_exception_of_the_shared_cache(site: Site) -> None:
@@ -155,7 +156,7 @@ def an_exception_of_the_shared_cache(site: Site) -> None:
 def a_write_that_the_shared_cache_refuses(site: Site) -> None:
     use_cache(site.settings, "BrokenWrites")
     is_enabled(HOSTILE, opt_unique_id=HOSTILE)
-    per_process.current().settle(PATIENCE)
+    engine.current().settle(PATIENCE)
 
 
 def settings_in_problems(site: Site) -> None:
@@ -171,7 +172,7 @@ def headers_of_a_visitor(site: Site) -> None:
     def evaluate(*_: object, **__: object) -> None:
         raise RuntimeError(HOSTILE)
 
-    site.monkeypatch.setattr(per_process.current(), "_look_up", evaluate)
+    site.monkeypatch.setattr(engine.current(), "_look_up", evaluate)
     headers = {"X-POSTHOG-SESSION-ID": HOSTILE, "User-Agent": HOSTILE, "X-Forwarded-For": HOSTILE}
     Client(headers=headers).get("/api/features/")
 
@@ -327,7 +328,7 @@ def test_status_escapes_what_the_shared_cache_holds(
 ) -> None:
     """A failure that someone wrote into the shared cache is one line in the status."""
     settings.POSTHOG_PERSONAL_API_KEY = "phx_personal"
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     caches["durable"].set(poll._key("head"), Head("t", FETCH_SECONDS, failure=HOSTILE).to_text())
 

@@ -16,21 +16,22 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from pytest_django import Settings
 
-import olposthog.polling
-from olposthog import conf, per_process
+import olposthog._local.poller
+from olposthog import conf
+from olposthog._core import engine
 from olposthog._local import Definitions
-from olposthog.cache import REST_SECONDS, SharedCache
-from olposthog.entries import control_prefix
-from olposthog.features import evaluate
-from olposthog.gateway import Gateway
-from olposthog.large_text import MAX_PARTS, part_keys, unpack
-from olposthog.polling import (
+from olposthog._local.poller import (
     CLAIM_SECONDS,
     FETCH_SECONDS,
     LOOK_SECONDS,
-    DefinitionsPoll,
+    DefinitionsPoller,
     Head,
 )
+from olposthog._posthog import PostHogApi
+from olposthog._shared.evaluation_cache import control_prefix
+from olposthog._shared.large_text import MAX_PARTS, part_keys, unpack
+from olposthog._shared.shared_cache import REST_SECONDS, SharedCache
+from olposthog.features import evaluate
 from olposthog.snapshot import Runtime, Source
 from tests.posthog_faults import (
     Body,
@@ -51,7 +52,7 @@ from tests.site.processes import until
 from tests.test_definitions import flag
 
 INTERVAL = 300.0
-LOGGER = "olposthog.polling"
+LOGGER = "olposthog._local.poller"
 
 
 class Clock:
@@ -123,8 +124,8 @@ class Process:
     def __init__(self, clock: Clock, skew: float = 0.0) -> None:
         self.skew = skew
         self.shared = SharedCache("durable", read_seconds=PATIENCE, clock=clock)
-        self.poll: DefinitionsPoll[Definitions] = DefinitionsPoll(
-            Gateway(conf.current(), connections=1, clock=clock),
+        self.poll: DefinitionsPoller[Definitions] = DefinitionsPoller(
+            PostHogApi(conf.current(), connections=1, clock=clock),
             self.shared,
             control_prefix("project"),
             lambda definitions: definitions,
@@ -1101,7 +1102,7 @@ def test_only_missing_parts_are_written(
     process: Process, clock: Clock, cache: type[Moody], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the cache lost one part of several, that one is written again and no other."""
-    monkeypatch.setattr("olposthog.large_text.PART_CHARACTERS", 50)
+    monkeypatch.setattr("olposthog._shared.large_text.PART_CHARACTERS", 50)
     process.look()
     parts = shared_parts()
     assert len(parts) > 2
@@ -1185,8 +1186,8 @@ def polling(enabled: PostHogServer, settings: Settings) -> PostHogServer:
     return enabled
 
 
-def poll() -> DefinitionsPoll[Any]:
-    found = per_process.current().poll
+def poll() -> DefinitionsPoller[Any]:
+    found = engine.current().poll
     assert found is not None
     return found
 
@@ -1196,7 +1197,7 @@ def warm_up() -> None:
     evaluate("early")
     until(lambda: poll().current() is not None)
     poll().settle(PATIENCE)  # until the look has ended that loaded them, and has written them
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
 
 
 def ours() -> set[threading.Thread]:
@@ -1223,7 +1224,7 @@ def test_fetch_is_never_in_a_callers_thread(
 ) -> None:
     """Definitions are fetched, parsed and built in background threads only."""
     worked: set[str] = set()
-    fetch, make = Gateway.fetch_definitions, DefinitionsPoll._load
+    fetch, make = PostHogApi.fetch_definitions, DefinitionsPoller._load
 
     def watched_fetch(self: Any, *args: Any, **options: Any) -> Any:
         worked.add(threading.current_thread().name)
@@ -1233,11 +1234,11 @@ def test_fetch_is_never_in_a_callers_thread(
         worked.add(threading.current_thread().name)
         return make(self, text)
 
-    monkeypatch.setattr(Gateway, "fetch_definitions", watched_fetch)
-    monkeypatch.setattr(DefinitionsPoll, "_load", watched_load)
+    monkeypatch.setattr(PostHogApi, "fetch_definitions", watched_fetch)
+    monkeypatch.setattr(DefinitionsPoller, "_load", watched_load)
 
     warm_up()
-    per_process.reset()
+    engine.reset()
     evaluate("u1")
 
     assert worked == {"olposthog-definitions", "olposthog-fetch-1"}
@@ -1288,7 +1289,7 @@ def test_nothing_starts_before_a_flag_is_asked_for(polling: PostHogServer) -> No
     """Building the evaluator starts no thread and asks nobody."""
     before = threads()
 
-    assert per_process.current().poll is not None
+    assert engine.current().poll is not None
 
     assert threads() == before
     assert polling.requests == []
@@ -1314,7 +1315,7 @@ def test_nobody_polls_who_need_not(
 
     evaluate("u1")
 
-    assert per_process.current().poll is None
+    assert engine.current().poll is None
     assert "olposthog-definitions" not in threads()
     assert polling.definition_calls == []
 
@@ -1348,7 +1349,7 @@ def test_reset_leaves_no_thread(polling: PostHogServer) -> None:
     warm_up()
     assert "olposthog-definitions" in threads()
 
-    per_process.reset()
+    engine.reset()
 
     until(lambda: not ours() - others)
 
@@ -1379,7 +1380,7 @@ def test_unforeseen_error_does_not_end_the_poll(
 ) -> None:
     """Whatever goes wrong in one look, the next one is made, and nobody waits for the first."""
     settings.POSTHOG_POLL_INTERVAL = 0.1
-    look, failed = DefinitionsPoll.look, threading.Event()
+    look, failed = DefinitionsPoller.look, threading.Event()
 
     def fail_once(self: Any) -> None:
         if not failed.is_set():
@@ -1387,7 +1388,7 @@ def test_unforeseen_error_does_not_end_the_poll(
             raise LookupError("unforeseen")
         look(self)
 
-    monkeypatch.setattr(DefinitionsPoll, "look", fail_once)
+    monkeypatch.setattr(DefinitionsPoller, "look", fail_once)
     polling.flags = {"a": True}
 
     assert evaluate("u1").flags == {"a": True}
@@ -1406,7 +1407,7 @@ def test_secret_is_in_no_log_and_in_no_key(
         polling.definitions_fault = fault
         seen = len(polling.definition_calls)
         polling.wait_until(lambda seen=seen: len(polling.definition_calls) > seen)  # type: ignore[misc]  # bound per turn
-    per_process.reset()
+    engine.reset()
 
     assert "cannot be fetched" in caplog.text
     store: dict[str, Any] = caches["durable"]._cache  # type: ignore[attr-defined]  # LocMemCache's
@@ -1423,7 +1424,7 @@ def test_abandoned_fetches_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Fetches given up amid trickled headers end, however many: the next one is made."""
-    monkeypatch.setattr(olposthog.polling, "FETCH_SECONDS", 0.2)
+    monkeypatch.setattr(olposthog._local.poller, "FETCH_SECONDS", 0.2)
     process = start()
     posthog.definitions_fault = TrickleHeaders(interval=0.01)
 

@@ -1,7 +1,7 @@
 """A fleet that polls, simulated: machines, clocks, crashes and losses in thousands of orders.
 
-The processes are real `DefinitionsPoll`s without their threads; time, the shared cache and PostHog
-are the simulator's. Amid a fetch the others go on, and whoever fetches may die.
+The processes are real `DefinitionsPoller`s without their threads. Time, the shared cache and
+PostHog are the simulator's. Amid a fetch the others go on, and whoever fetches may die.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from olposthog._local import Definitions
-from olposthog.gateway import Call, Fetched
-from olposthog.polling import FETCH_SECONDS, LOOK_SECONDS, DefinitionsPoll, Head
-from olposthog.protocol import PostHogError
+from olposthog._local.poller import FETCH_SECONDS, LOOK_SECONDS, DefinitionsPoller, Head
+from olposthog._posthog import Call, Fetched
+from olposthog._posthog.errors import PostHogError
 
 NOON = 1_750_000_000.0
 INTERVAL = 60.0
@@ -98,7 +98,7 @@ class Line:
 class Member:
     """A process of the fleet."""
 
-    poll: DefinitionsPoll[Definitions]
+    poll: DefinitionsPoller[Definitions]
     line: Line
     looks_at: float
     version: int = -1
@@ -156,7 +156,7 @@ class World:
 
         fetcher: Any = type("Fetcher", (), {"fetch_definitions": staticmethod(fetch)})
         shared: Any = line
-        member.poll = DefinitionsPoll(
+        member.poll = DefinitionsPoller(
             fetcher,
             shared,
             "zz:",

@@ -239,9 +239,9 @@ def ask_amid_failures(package: str, people: int, checks: int) -> bool:
             found.is_enabled(f"flag-{flag}", opt_unique_id=f"person-{person}")
     if package == THEIRS:
         return bool(found._is_circuit_open())
-    from olposthog import per_process
+    from olposthog._core import engine
 
-    return per_process.current().breaker.state == "open"
+    return engine.current().breaker.state == "open"
 
 
 @pytest.mark.parametrize(("package", "calls"), [(OURS, 1), (THEIRS, 20)])
@@ -306,9 +306,9 @@ def ask_for_all(package: str, people: list[str]) -> list[int]:
     found = configured(package)
     known = [len(found.get_all_feature_flags(person)) for person in people]
     if package == OURS:
-        from olposthog import per_process
+        from olposthog._core import engine
 
-        assert per_process.current().shared.settle(20)
+        assert engine.current().shared.settle(20)
     return known
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextlib
 import gc
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from graphlib import TopologicalSorter
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from itertools import count
@@ -65,87 +63,19 @@ def site(template: Site, posthog: PostHogServer, tmp_path: Path) -> Site:
     return site
 
 
-# What the modules import
-
-
-def modules(*roots: str) -> dict[str, Path]:
-    """Return the source file of each module below the given folders, by its dotted name."""
-    found = {}
-    for root in roots:
-        for path in sorted((ROOT / root).rglob("*.py")):
-            parts = path.relative_to((ROOT / root).parent).with_suffix("").parts
-            found[".".join(part for part in parts if part != "__init__")] = path
-    return found
-
-
-LIBRARY = modules("olposthog")
-API = modules("api/olposthog_api")
-
-
-def imports_of(module: str, path: Path) -> set[str]:
-    """Return what a module imports anywhere in its source: modules, and names in them."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: 1 - node.level or None] if node.level else []
-            source = ".".join([*above, *([node.module] if node.module else [])])
-            for name in (f"{source}.{alias.name}" for alias in node.names):
-                found.add(name if name in LIBRARY else source)
-    return found
-
-
-def packages_of(module: str, path: Path) -> set[str]:
-    """Return the top-level packages that a module imports from."""
-    return {name.partition(".")[0] for name in imports_of(module, path)}
-
-
-LIBRARY_IMPORTS = {
-    module: imports_of(module, path) & set(LIBRARY) - {"olposthog"}
-    for module, path in LIBRARY.items()
-}
-
-
-@pytest.mark.parametrize("module", LIBRARY)
-def test_library_knows_nothing_of_rest(module: str) -> None:
-    """No module of the library imports DRF, drf-spectacular or the REST API."""
-    assert not packages_of(module, LIBRARY[module]) & {
-        "rest_framework",
-        "drf_spectacular",
-        "olposthog_api",
-    }
-
-
-def test_one_package_imports_the_sdk() -> None:
-    """The modules of `gateway` import posthog, and no other module does."""
-    importers = {
-        module for module, path in (LIBRARY | API).items() if "posthog" in packages_of(module, path)
-    }
-    assert {module.rpartition(".")[0] for module in importers} == {"olposthog.gateway"}
-
-
-INTEGRATIONS = {module for module in LIBRARY if module.startswith("olposthog.contrib.")}
-
-
-def test_integrations_are_leaves() -> None:
-    """What needs another package, or another app of Django, is imported by whoever installs it."""
-    assert INTEGRATIONS
-    for module in LIBRARY.keys() - INTEGRATIONS:
-        assert not LIBRARY_IMPORTS[module] & INTEGRATIONS, module
-
-
-def test_imports_go_one_way() -> None:
-    """From features to evaluation, from there to its helpers, and nowhere in a circle."""
-    assert "olposthog.per_process" in LIBRARY_IMPORTS["olposthog.features"]
-    assert "olposthog.evaluation" in LIBRARY_IMPORTS["olposthog.per_process"]
-    needed = {f"olposthog.{name}" for name in ("flight", "cache", "breaker", "gateway")}
-    assert needed <= LIBRARY_IMPORTS["olposthog.evaluation"]
-    TopologicalSorter(LIBRARY_IMPORTS).prepare()  # raises CycleError
-
-
 # What starting a process does
+
+
+def modules_below(root: str) -> set[str]:
+    """Return the dotted names of the modules in the package at a path in the repository."""
+    package = ROOT / root
+    paths = [path.relative_to(package.parent).with_suffix("") for path in package.rglob("*.py")]
+    return {".".join(path.parts).removesuffix(".__init__") for path in paths}
+
+
+LIBRARY = modules_below("olposthog")
+API = modules_below("api/olposthog_api")
+INTEGRATIONS = {name for name in LIBRARY if name.startswith("olposthog.contrib.")}
 
 
 def start_watched(names: list[str]) -> dict[str, Any]:
@@ -165,11 +95,12 @@ def start_watched(names: list[str]) -> dict[str, Any]:
     django.setup()
     import posthog.client
 
-    from olposthog import conf, per_process
+    from olposthog import conf
+    from olposthog._core import engine
 
     clients = [one for one in gc.get_objects() if issubclass(type(one), posthog.client.Client)]
     quiet = {"threads": list(started), "sockets": list(sockets), "clients": len(clients)}
-    is_on = per_process.current().settings.enabled and not conf.current().problems
+    is_on = engine.current().settings.enabled and not conf.current().problems
     from olposthog.features import is_enabled
 
     is_enabled("new-nav")
@@ -197,7 +128,7 @@ def count_thread_starts() -> list[str]:
 def test_importing_and_setting_up_starts_nothing(site: Site, posthog: PostHogServer) -> None:
     """Until a flag is asked for there is no thread, no socket and no client of the SDK."""
     site.settings["POSTHOG_PERSONAL_API_KEY"] = posthog.secret
-    names = [name for name in (*LIBRARY, *API) if name not in INTEGRATIONS]
+    names = sorted((LIBRARY | API) - INTEGRATIONS)
 
     result = site.run(start_watched, names, bare=True)
 
@@ -446,12 +377,12 @@ def test_forks_under_load_do_not_deadlock(site: Site) -> None:
 
 def threads_that_poll() -> dict[str, Any]:
     """Have definitions, and tell where flags then come from and which threads there are."""
-    from olposthog import per_process
+    from olposthog._core import engine
 
     source_of("early")
-    poll = per_process.current().poll
+    poll = engine.current().poll
     until(lambda: poll and poll.current())
-    per_process.current().shared.settle(PATIENCE)  # nothing is amid a write when it forks
+    engine.current().shared.settle(PATIENCE)  # nothing is amid a write when it forks
     names = sorted(thread.name for thread in threading.enumerate())
     return {
         "source": source_of("ann"),

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from olposthog.portable import MAX_LEVELS, decoded
-from olposthog.protocol import PostHogError, parse
-from olposthog.snapshot import Decision, Evaluation
+from olposthog._evaluation.decision import Decision
+from olposthog._evaluation.evaluation import Evaluation
+from olposthog._posthog.errors import PostHogError
+from olposthog._posthog.responses import parse
+from olposthog._utils.portable_json import MAX_LEVELS, decoded
 
 NOW = 1_700_000_000.5
 RULE = "7f1c2d3e-0a4b-4c5d-8e6f-112233445566"
@@ -307,7 +309,7 @@ def test_wrong_type_makes_one_record_unreadable(record: Any, field: str, value: 
 
 def test_unreadable_record_is_logged_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever looks for the reason finds the flag and the field in the log."""
-    with caplog.at_level(logging.DEBUG, "olposthog.protocol"):
+    with caplog.at_level(logging.DEBUG, "olposthog._posthog.responses"):
         parse(reply({"x": typed_record(metadata__rule_id=3), "sound": {"value": True}}), NOW)
 
     assert caplog.messages == [

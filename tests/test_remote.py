@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from olposthog import conf
-from olposthog.breaker import Breaker, State
-from olposthog.gateway import Gateway, http
+from olposthog._core.remote import CALLS, OUTCOMES, Remote
+from olposthog._evaluation.evaluation import Evaluation
+from olposthog._posthog import PostHogApi, api
+from olposthog._shared.breaker import Breaker, State
 from olposthog.identity import Identity
-from olposthog.remote import CALLS, OUTCOMES, Remote
-from olposthog.snapshot import Evaluation, Runtime
+from olposthog.snapshot import Runtime
 from tests.gateway.asking import needs_linux
 from tests.posthog_faults import (
     DropPackets,
@@ -87,7 +88,7 @@ class Line:
             wall=clock,
         )
         sleep = clock.sleep if isinstance(clock, Clock) else time.sleep
-        self.gateway = Gateway(
+        self.gateway = PostHogApi(
             conf.Settings(**{**connection, "max_retries": 0, **settings}),
             connections=CALLS,
             clock=clock,
@@ -335,7 +336,7 @@ def test_a_probe_has_a_new_connection(
     posthog: PostHogServer, monkeypatch: pytest.MonkeyPatch, fault: Fault | None
 ) -> None:
     """A stale pooled connection neither fails the probe nor has it sent twice."""
-    monkeypatch.setattr(http, "MAX_IDLE_SECONDS", math.inf)  # so that the old one could be used
+    monkeypatch.setattr(api, "MAX_IDLE_SECONDS", math.inf)  # so that the old one could be used
     clock = Clock()
     line = Line(posthog, clock)
     posthog.fault = Status(500)

@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from pytest_django import Settings
 
 from benchmarks import memory
-from olposthog import per_process, protocol, sharing, snapshot
+from olposthog._core import engine
+from olposthog._evaluation import decision
+from olposthog._evaluation.decision import Decision
+from olposthog._evaluation.evaluation import REFERENCE_BYTES, Evaluation
+from olposthog._posthog import events, responses
+from olposthog._utils import compact_mapping
+from olposthog._utils.compact_mapping import MAX_KEY_SETS, CompactMapping, compact
 from olposthog.features import evaluate, is_enabled
-from olposthog.gateway import events
-from olposthog.sharing import MAX_KEY_SETS, CompactMapping, compact
-from olposthog.snapshot import Decision, Evaluation
 from tests.posthog_server import Flag, PostHogServer
 
 KB = 1000
@@ -67,7 +70,7 @@ def test_remembered_keys_are_bounded() -> None:
     for number in range(10 * MAX_KEY_SETS):
         compact({f"key-{number}": number})
 
-    assert sharing._positions.cache_info().currsize == MAX_KEY_SETS
+    assert compact_mapping._positions.cache_info().currsize == MAX_KEY_SETS
     assert first == {"first": 1}
 
 
@@ -90,14 +93,14 @@ def test_equal_decisions_are_one_object(value: bool | str, payload: Any) -> None
 def test_decisions_of_nobody_are_forgotten() -> None:
     """The table of shared decisions holds only those that are in use."""
     gc.collect()
-    before = len(snapshot._shared_decisions)
+    before = len(decision._shared_decisions)
     used = [Decision("test", {"number": number}).shared() for number in range(100)]
-    assert len(snapshot._shared_decisions) == before + 100
+    assert len(decision._shared_decisions) == before + 100
 
     del used
     gc.collect()
 
-    assert len(snapshot._shared_decisions) <= before
+    assert len(decision._shared_decisions) <= before
 
 
 def test_replies_and_cache_entries_share_decisions() -> None:
@@ -111,13 +114,13 @@ def test_replies_and_cache_entries_share_decisions() -> None:
     }
     reply = json.dumps({"flags": {"x": record}, "requestId": "r"}).encode()
 
-    replies = [protocol.parse(reply, 1.0) for _ in range(2)]
+    replies = [responses.parse(reply, 1.0) for _ in range(2)]
     stored = Evaluation.from_json(json.loads(json.dumps(replies[0].to_json())))
 
     assert replies[0].decisions["x"] is replies[1].decisions["x"] is stored.decisions["x"]
     assert stored == replies[0]
     assert replies[0].size > replies[1].size
-    assert replies[1].size == stored.size == snapshot.REFERENCE_BYTES
+    assert replies[1].size == stored.size == REFERENCE_BYTES
 
 
 @pytest.mark.parametrize("is_local", [False, True], ids=["remote", "local"])
@@ -143,7 +146,7 @@ def test_estimates_are_near_what_is_measured(enabled: PostHogServer, settings: S
     """
     settings.POSTHOG_LOCAL_CACHE_SECONDS = 3600
     evaluate("first")
-    evaluator = per_process.current()
+    evaluator = engine.current()
     before = evaluator.recent.bytes
     with memory.traced(enabled) as taken:
         for number in range(10):
@@ -177,7 +180,7 @@ def test_memory_is_freed_with_the_cache(enabled: PostHogServer, settings: Settin
             enabled.flags = {"own": Flag(True, payload=f"{number}" * 10_000), "beta": True}
             assert is_enabled("own", opt_unique_id=f"visitor-{number}")
             if number in (40, 199):
-                per_process.current().settle(memory.PATIENCE)
+                engine.current().settle(memory.PATIENCE)
                 events.client().flush()
                 enabled.clear()
                 caches["durable"].clear()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from olposthog import per_process
-from olposthog.breaker import State
+from olposthog._core import engine
+from olposthog._shared.breaker import State
 from olposthog.features import evaluate
 from olposthog.signals import circuit_closed, circuit_half_opened, circuit_opened
 from olposthog.snapshot import Source
@@ -90,7 +90,7 @@ def test_a_receiver_that_hangs_or_raises_harms_nobody(outage: PostHogServer, tol
         for number in range(2):
             evaluate(f"person-{number}")
         recover()
-        assert per_process.current().breaker.state is State.CLOSED
+        assert engine.current().breaker.state is State.CLOSED
     finally:
         released.set()
         until(lambda: len(told.changes) == 3)

@@ -15,16 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from olposthog._evaluation.decision import JSON, Decision
+from olposthog._evaluation.evaluation import Evaluation
 from olposthog.identity import Identity
-from olposthog.snapshot import (
-    JSON,
-    Decision,
-    Evaluation,
-    FlagSnapshot,
-    Runtime,
-    Source,
-    answer,
-)
+from olposthog.snapshot import FlagSnapshot, Runtime, Source, answer
 
 keys = st.text(max_size=8)
 values: st.SearchStrategy[bool | str] = st.booleans() | st.text(max_size=8)

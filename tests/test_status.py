@@ -16,11 +16,12 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from pytest_django import Settings
 
-from olposthog import conf, per_process
-from olposthog.breaker import State
+from olposthog import conf
+from olposthog._core import engine
+from olposthog._local.poller import FETCH_SECONDS, Head
+from olposthog._shared.breaker import State
+from olposthog._shared.large_text import PackedText, part_keys
 from olposthog.features import evaluate
-from olposthog.large_text import PackedText, part_keys
-from olposthog.polling import FETCH_SECONDS, Head
 from olposthog.status import (
     LATE_INTERVALS,
     Circuit,
@@ -76,7 +77,7 @@ def open_circuit(
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
     enabled.fault = HttpStatus(500)
     evaluate("42")
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
     another_process()
     enabled.heal()
     enabled.clear()
@@ -90,10 +91,10 @@ def polling(
     """A fleet with local evaluation, one process of which has fetched definitions."""
     settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
     enabled.definitions = {"flags": [flag("a"), flag("b")]}
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     poll.look()
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
     another_process()
     enabled.clear()
     return enabled
@@ -101,7 +102,7 @@ def polling(
 
 def rewrite_head(**changes: Any) -> None:
     """Change what the fleet knows of its definitions."""
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     head = poll.peek()
     assert head
@@ -158,7 +159,7 @@ def test_posthog_is_not_asked(polling: PostHogServer) -> None:
     polling.wait_until(lambda: polling.in_flight == 0)
 
     assert polling.requests == []
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll is not None
     assert poll._thread is None
 
@@ -176,11 +177,11 @@ def test_nothing_is_written(
     caches["durable"].clear()
     if known:
         evaluate("42")
-        per_process.current().shared.settle(PATIENCE)
+        engine.current().shared.settle(PATIENCE)
         another_process()
     WriteOnce.writes.clear()
     status()
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
 
     assert WriteOnce.writes == []
 
@@ -248,14 +249,14 @@ def test_circuit_of_this_process_alone(
 def test_nonsense_is_no_time(enabled: PostHogServer, opened_at: str) -> None:
     """A state that names no time, whoever wrote it, opens nothing and breaks nothing."""
     state = f'{{"token": "x", "opened_at": {opened_at}, "presumed": false}}'
-    caches["durable"].set(per_process.current()._ledger.state_key, state)
+    caches["durable"].set(engine.current()._ledger.state_key, state)
 
     assert status().headline == "ok"
 
 
 def test_garbage_in_the_place_of_the_state(enabled: PostHogServer) -> None:
     """What another version wrote is no state: closed, as far as anybody knows."""
-    key = per_process.current()._ledger.state_key
+    key = engine.current()._ledger.state_key
     caches["durable"].set(key, "{", None)
 
     assert status().circuit == Circuit(State.CLOSED, None)
@@ -338,10 +339,10 @@ def test_failing_fetch_degrades(
 ) -> None:
     """Why definitions cannot be fetched is known to the whole fleet."""
     settings.POSTHOG_PERSONAL_API_KEY = "phx_wrong"
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     poll.look()
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
     another_process()
     found = status()
 
@@ -373,7 +374,7 @@ def test_time_of_another_world_is_no_exception(polling: PostHogServer) -> None:
 
 def test_head_of_an_earlier_version(polling: PostHogServer) -> None:
     """A head without the number of flags is still one."""
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     key = poll._key("head")
     written = json.loads(caches["durable"].get(key))
@@ -406,7 +407,7 @@ def test_head_with_a_wrong_time_is_none() -> None:
 def test_definitions_in_use_are_the_fleets(polling: PostHogServer) -> None:
     """A process that has none of its own reads the fleet's, and starts no thread for it."""
     found = definitions_in_use()
-    poll = per_process.current().poll
+    poll = engine.current().poll
 
     assert found is not None
     assert list(found.definitions.flags) == ["a", "b"]
@@ -417,7 +418,7 @@ def test_definitions_in_use_are_the_fleets(polling: PostHogServer) -> None:
 
 def test_definitions_in_use_are_the_processs_own(polling: PostHogServer) -> None:
     """Where a process has the fleet's definitions already, they are not read again."""
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     poll.look()
     assert poll.head
@@ -438,7 +439,7 @@ def test_definitions_that_are_not_stored(
 
 def test_definitions_of_another_version(polling: PostHogServer) -> None:
     """What only another version of this library can read is none, and no exception."""
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     text = PackedText.of("[]")
     assert text.store(caches["durable"], poll._prefix)

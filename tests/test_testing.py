@@ -22,7 +22,7 @@ import requests
 from django.core.management import CommandError, call_command
 from django.test import Client, RequestFactory, TestCase, override_settings
 
-from olposthog import overrides, per_process
+from olposthog._core import engine, overrides
 from olposthog.features import (
     aget_all_feature_flags,
     ais_enabled,
@@ -988,7 +988,7 @@ def test_the_callers_dict_is_no_longer_looked_at() -> None:
     flags: dict[str, bool | str] = {"new-nav": True}
     with override_flags(flags):
         flags["new-nav"] = False
-        per_process.reset()
+        engine.reset()
         assert is_enabled("new-nav")
 
 
@@ -1081,7 +1081,7 @@ def test_djangos_runner_leaves_the_process_as_it_was() -> None:
     """Whoever runs tests from a program of their own goes on with PostHog."""
     program = (
         "from django.conf import settings; settings.configure()\n"
-        "from olposthog import overrides, testing\n"
+        "from olposthog import testing; from olposthog._core import overrides\n"
         "runner = testing.FlagsTestRunner(verbosity=0)\n"
         "for step in (runner.setup_test_environment, runner.teardown_test_environment):\n"
         "    step()\n"

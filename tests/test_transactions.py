@@ -57,17 +57,17 @@ def sources(*people: str) -> list[str]:
 
 def sources_in_another_process(*people: str) -> list[str]:
     """As `sources`, with nothing known but what this process has written to the shared cache."""
-    from olposthog import per_process
+    from olposthog._core import engine
 
     wait_for_writes()
-    per_process.reset()
+    engine.reset()
     return sources(*people)
 
 
 def wait_for_writes() -> None:
-    from olposthog import per_process
+    from olposthog._core import engine
 
-    assert per_process.current().shared.settle(SETTLED)
+    assert engine.current().shared.settle(SETTLED)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from django.test import RequestFactory
 from django.utils.functional import SimpleLazyObject
 from pytest_django import Settings
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.bootstrap import bootstrap
 from olposthog.features import (
     aevaluate,
@@ -100,7 +100,7 @@ def hasty(
     settings.FEATURES = OTHERS
     enabled.flags = {"internal-tools": Flag(only_for={default_unique_id()}), "new-nav": False}
     assert evaluate().flags["internal-tools"] is True  # the caches have the server's own flags
-    per_process.current().settle(PATIENCE)
+    engine.current().settle(PATIENCE)
     enabled.clear()
     settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 0.2
     loaded = threading.Event()
@@ -144,7 +144,7 @@ def test_haste_is_no_cache_entry(enabled: PostHogServer, hasty: Callable[[], Htt
 
     assert (snapshot.source, snapshot.distinct_id) == (Source.FALLBACK, "")
     assert (snapshot.anonymous, snapshot.evaluation) == (True, None)
-    assert len(per_process.current().recent) == 0
+    assert len(engine.current().recent) == 0
     assert shared._cache == before
 
 

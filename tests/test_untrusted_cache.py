@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from olposthog import per_process
+from olposthog._core import engine
+from olposthog._evaluation.decision import Decision
+from olposthog._evaluation.evaluation import Evaluation
 from olposthog.features import (
     evaluate,
     get_all_feature_flags,
@@ -20,7 +22,7 @@ from olposthog.features import (
     get_feature_flag_payload,
     is_enabled,
 )
-from olposthog.snapshot import Decision, Evaluation, Source
+from olposthog.snapshot import Source
 from tests.posthog_server import PATIENCE, Flag, PostHogServer
 
 KNOWN = Evaluation({"beta": Decision("from the cache", [1], "condition_match")}, 1.0, "request")
@@ -101,7 +103,7 @@ def site(enabled: PostHogServer, settings: Settings) -> PostHogServer:
 def store(site: PostHogServer) -> Callable[[object], None]:
     """Put an evaluation in place of the one that the shared cache has of `u1`."""
     evaluate("u1")
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
     cache: Any = caches["durable"]
     (key,) = [one.split(":", 2)[2] for one in cache._cache if ":entry:" in one]
     generation = json.loads(cache.get(key))["generation"]
@@ -112,7 +114,7 @@ def store(site: PostHogServer) -> Callable[[object], None]:
             evaluation = {**evaluation, "evaluated_at": now + 1}
         text = json.dumps({"generation": generation, "evaluation": evaluation})
         cache.set(key, text)
-        per_process.reset()
+        engine.reset()
 
     return put
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from olposthog._core.visibility import INTERNAL_PREFIXES, is_visible, visible_flags
 from olposthog.features import evaluate
 from olposthog.snapshot import Runtime
-from olposthog.visibility import INTERNAL_PREFIXES, is_visible, visible_flags
 
 
 def definition(key: str, runtime: str | None = "all", **filters):

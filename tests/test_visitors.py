@@ -14,13 +14,13 @@ from django.test import Client
 from django.urls import include, path
 from pytest_django import Settings
 
-from olposthog.features import for_request, is_enabled
-from olposthog.guards import flag_required
-from olposthog.visitors import (
+from olposthog._http.visitor_cookie import (
     ANONYMOUS_COOKIE_SALT,
     ANONYMOUS_COOKIE_SECONDS,
     RENEWAL_SECONDS,
 )
+from olposthog.features import for_request, is_enabled
+from olposthog.guards import flag_required
 from tests.posthog_server import PostHogServer
 
 COOKIE = "olposthog_id"

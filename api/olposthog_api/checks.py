@@ -14,8 +14,8 @@ from django.core.checks import Warning as CheckWarning
 from rest_framework.settings import api_settings
 
 from olposthog import conf
+from olposthog._utils.log_lines import printable
 from olposthog.checks.shared_cache import how_to_make_table
-from olposthog.log_lines import printable
 
 NO_LIBRARY = "olposthog_api.E001"
 BAD_RATE = "olposthog_api.E002"

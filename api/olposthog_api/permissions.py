@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.core.exceptions import ImproperlyConfigured
 from rest_framework.permissions import BasePermission
 
-from olposthog.condition import FlagCondition
+from olposthog.guards._condition import FlagCondition
 
 if TYPE_CHECKING:
     from rest_framework.request import Request

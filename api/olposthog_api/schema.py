@@ -8,7 +8,7 @@ from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema
 
 from olposthog import conf
-from olposthog.visibility import is_glob, is_internal
+from olposthog._core.visibility import is_glob, is_internal
 
 from .serializers import SOURCES
 

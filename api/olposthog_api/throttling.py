@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from rest_framework.settings import api_settings
 from rest_framework.throttling import ScopedRateThrottle, SimpleRateThrottle
 
-from olposthog.log_lines import get_logger
-from olposthog.sparing import Sparing
+from olposthog._utils.log_lines import get_logger
+from olposthog._utils.log_throttle import LogThrottle
 
 if TYPE_CHECKING:
     from rest_framework.request import Request
@@ -20,7 +20,7 @@ class TolerantCache:
     """The cache in which DRF counts requests, except that one which is away counts none."""
 
     def __init__(self) -> None:
-        self._sparing = Sparing()
+        self._log_throttle = LogThrottle()
 
     def get(self, key: str, default: Any) -> Any:
         """Return the times of a client's requests; `default` where they cannot be read."""
@@ -38,7 +38,7 @@ class TolerantCache:
             self._complain(error)
 
     def _complain(self, error: Exception) -> None:
-        if self._sparing.may_say("away"):
+        if self._log_throttle.allows("away"):
             # The type alone: a backend may quote a key or an address.
             log.warning(
                 "Requests for flags cannot be counted (%s), so all are let through.",

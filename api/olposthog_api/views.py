@@ -17,10 +17,10 @@ from rest_framework.response import Response
 from rest_framework.status import HTTP_204_NO_CONTENT
 from rest_framework.viewsets import ViewSet
 
+from olposthog._core.visibility import is_visible, visible_flags
 from olposthog.features import for_request, report_exposure
 from olposthog.identity import SESSION_ID_HEADER, browser_session_id
 from olposthog.snapshot import FlagSnapshot, Runtime
-from olposthog.visibility import is_visible, visible_flags
 
 from .answers import PersonalView, Rendered, conditional, plain
 from .serializers import (

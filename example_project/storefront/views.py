@@ -14,10 +14,10 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_http_methods
 
 from olposthog import conf
+from olposthog._core.visibility import is_internal, is_visible
 from olposthog.features import for_request, get_feature_flag, get_feature_flag_payload, is_enabled
 from olposthog.identity import identify
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
-from olposthog.visibility import is_internal, is_visible
 
 from .identity import identity
 from .models import Customer

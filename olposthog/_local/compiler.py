@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
-from olposthog import gateway
+from olposthog import _posthog
 from olposthog.undecided import Undecided, UndecidedReason
 
 from .conditions import (
@@ -197,7 +197,7 @@ class Compiler:
             raise _Undecidable(
                 UndecidedReason.UNSUPPORTED, "the definitions compare properties by unknown rules"
             )
-        undecided = gateway.unsupported(data, version)
+        undecided = _posthog.unsupported(data, version)
         if undecided:
             raise _Undecidable(undecided.reason, undecided.detail)
         return PropertyFilter.of(data, version)

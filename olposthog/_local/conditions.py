@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from olposthog import gateway
+from olposthog import _posthog
 from olposthog.undecided import Undecided
 
 from .context import Context
@@ -59,7 +59,7 @@ class PropertyFilter:
             data,
             matching_version,
             key=data["key"],
-            texts=gateway.exact_texts(data, matching_version),
+            texts=_posthog.exact_texts(data, matching_version),
             is_negated=data.get("operator") == "is_not",
         )
 
@@ -69,7 +69,7 @@ class PropertyFilter:
             value = properties.get(self.key)
             if type(value) is str:
                 return (value.lower() in self.texts) is not self.is_negated
-        return gateway.matches(self.filter, properties, self.matching_version)
+        return _posthog.matches(self.filter, properties, self.matching_version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from olposthog.log_lines import printable
-from olposthog.portable import is_portable, is_unicode, read
+from olposthog._utils.log_lines import printable
+from olposthog._utils.portable_json import is_portable, is_unicode, read
 from olposthog.snapshot import Runtime
 
 RUNTIMES = (None, "all", *(runtime.value for runtime in Runtime))

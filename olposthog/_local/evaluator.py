@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from olposthog._evaluation.decision import LOCAL_REASON, Decision
+from olposthog._evaluation.evaluation import Evaluation
+from olposthog._utils.compact_mapping import compact
+from olposthog._utils.log_lines import get_logger
+from olposthog._utils.portable_json import decoded
 from olposthog.identity import Identity, plain
-from olposthog.log_lines import get_logger
-from olposthog.portable import decoded
-from olposthog.sharing import compact
-from olposthog.snapshot import LOCAL_REASON, Decision, Evaluation, Runtime
+from olposthog.snapshot import Runtime
 from olposthog.undecided import Undecided, UndecidedReason
 
 from .compiler import Compiler

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from olposthog.log_lines import get_logger
+from olposthog._utils.log_lines import get_logger
 
 from .definitions import Definitions, DefinitionsError, parse, parse_strictly
 

@@ -13,7 +13,7 @@ from django.core.checks import CheckMessage
 from olposthog import conf
 
 from . import browsers, defaults, service, shared_cache
-from .moving import check_predecessor
+from .predecessor import check_predecessor
 from .settings import check_settings
 from .shared_cache import check_cache_table
 

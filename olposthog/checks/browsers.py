@@ -12,8 +12,8 @@ from django.core.checks import Warning as CheckWarning
 from django.utils.module_loading import import_string
 
 from olposthog import conf
+from olposthog._http.page_caching import PAGE_CACHES
 from olposthog.identity import user_ids_may_be_uuids
-from olposthog.page_caching import PAGE_CACHES
 
 from . import ids
 

@@ -21,8 +21,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
 from olposthog import conf
-from olposthog.cache import DEFAULT_TIMEOUT_SECONDS, read_timeout
-from olposthog.log_lines import printable
+from olposthog._shared.shared_cache import DEFAULT_TIMEOUT_SECONDS, read_timeout
+from olposthog._utils.log_lines import printable
 
 from . import ids
 

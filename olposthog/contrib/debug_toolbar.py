@@ -9,7 +9,7 @@ from typing import Any
 from debug_toolbar.panels import Panel
 from django.http import HttpRequest, HttpResponse
 
-from olposthog import per_process, watching
+from olposthog._core import engine, hooks
 from olposthog.inspection import reason_of, source_of
 from olposthog.snapshot import FlagSnapshot
 from olposthog.status import as_known_here
@@ -63,7 +63,7 @@ class FlagsPanel(Panel):
 
     def enable_instrumentation(self) -> None:
         """Record the request that begins. From the first one on, the process has a watcher."""
-        watching.watcher = _watcher
+        hooks.watcher = _watcher
         _record.set(self._seen)
 
     def disable_instrumentation(self) -> None:
@@ -81,7 +81,7 @@ class FlagsPanel(Panel):
 
     def generate_stats(self, request: HttpRequest, response: HttpResponse) -> None:
         """Keep what was recorded, as JSON values."""
-        circuit, shared_cache = as_known_here(per_process.current())
+        circuit, shared_cache = as_known_here(engine.current())
         answers = _answers(self._seen)
         self.record_stats(
             {

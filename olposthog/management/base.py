@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from olposthog.log_lines import printable
+from olposthog._utils.log_lines import printable
 
 
 class OperatorCommand(BaseCommand):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from django.template.defaultfilters import pluralize
 
-from olposthog.log_lines import printable
+from olposthog._utils.log_lines import printable
 
 LEAST = 10
 """So many characters of the last column are shown, however wide the others are."""

@@ -13,8 +13,8 @@ from django.utils.html import json_script
 from django.utils.safestring import SafeString
 
 from olposthog.bootstrap import bootstrap
-from olposthog.condition import FlagCondition
 from olposthog.features import for_request, get_feature_flag, get_feature_flag_payload
+from olposthog.guards._condition import FlagCondition
 from olposthog.snapshot import Runtime
 
 register = template.Library()

@@ -44,7 +44,7 @@ class GatewayAuthentication(BaseAuthentication):
         return user, None
 
     def authenticate_header(self, request):
-        return "Gateway"
+        return "PostHogApi"
 
 
 def served_by(*authentication):

@@ -9,8 +9,8 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.test import Client
 
-from olposthog import per_process
-from olposthog.breaker import State
+from olposthog._core import engine
+from olposthog._shared.breaker import State
 from olposthog.features import clear_cache
 from tests.api.test_ofrep import FLAGS_URL, urlpatterns  # noqa: F401  # the routes
 from tests.posthog_faults import Refuse, Status
@@ -137,9 +137,9 @@ def test_the_end_of_an_outage_changes_the_etag_once(enabled, client, settings, a
     clear_cache()
     assert fetch(client).json()["metadata"] == {"source": "fallback"}
     enabled.heal()
-    breaker = per_process.current().breaker
+    breaker = engine.current().breaker
     enabled.wait_until(lambda: breaker.state is State.HALF_OPEN)
-    per_process.current().recent.clear()
+    engine.current().recent.clear()
 
     after = fetch(client, before["ETag"])
 
@@ -159,7 +159,7 @@ def test_the_circuit_is_no_matter_of_definitions(settings, client, tmp_path):
     answer = fetch(client)
     assert answer.json()["metadata"] == {"source": "local"}
 
-    per_process.current().breaker.last_closing = "heard of in this process"
+    engine.current().breaker.last_closing = "heard of in this process"
 
     assert fetch(client, answer["ETag"]).status_code == 304
 

@@ -4,8 +4,8 @@ import pytest
 from django.contrib.auth.middleware import RemoteUserMiddleware
 from django.core.checks import run_checks
 
+from olposthog._http.page_caching import PAGE_CACHES
 from olposthog.checks import browsers, ids
-from olposthog.page_caching import PAGE_CACHES
 from tests.checks.project import ENABLED, Project, found, found_ids, warning
 
 

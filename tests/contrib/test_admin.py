@@ -22,7 +22,7 @@ from django.core.management import call_command
 from django.test import Client, override_settings
 from django.urls import path
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.contrib.admin.admin import CLEARED, UNCONFIRMED, PersonAdmin
 from olposthog.contrib.admin.models import Person
 from olposthog.features import evaluate
@@ -188,7 +188,7 @@ def test_reason_of_posthog_stands_above_the_local_one(enabled, settings, operato
     settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
     enabled.definitions = {"flags": [CONTINUOUS]}
     enabled.flags = {"continuous": True}
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     poll.look()
 

@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import AsyncClient, Client
 from django.urls import path
 
-from olposthog import watching
+from olposthog._core import hooks
 from olposthog.features import (
     ais_enabled,
     evaluate,
@@ -133,7 +133,7 @@ def site(enabled, settings):
         "off": False,
     }
     yield enabled
-    watching.watcher = None
+    hooks.watcher = None
     registry.registered_checks = checks  # the toolbar's would judge sites that have none
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from olposthog import conf
-from olposthog.gateway import Fetched, Gateway
+from olposthog._evaluation.evaluation import Evaluation
+from olposthog._posthog import Fetched, PostHogApi
+from olposthog._posthog.errors import PostHogError
 from olposthog.identity import Identity
-from olposthog.protocol import PostHogError
-from olposthog.snapshot import Evaluation, Runtime
+from olposthog.snapshot import Runtime
 from tests.posthog_server import PostHogServer
 
 PERSON = Identity("alice@example.com", {"plan": "secretplan"})
@@ -47,7 +48,7 @@ def asking(
 ) -> Callable[..., Evaluation]:
     """Return `fetch` of a gateway with these settings."""
     connection = {"enabled": True, "project_api_key": posthog.token, "api_host": posthog.url}
-    sender = Gateway(
+    sender = PostHogApi(
         conf.Settings(**{**connection, **settings}),
         connections=2,
         clock=clock,
@@ -87,7 +88,7 @@ def failure(ask: Callable[..., object], **how: Any) -> PostHogError:
 
 def defining(posthog: PostHogServer, clock: Clock, **settings: Any) -> Callable[..., Fetched]:
     """Return `fetch_definitions` of a gateway with these settings, under a deadline."""
-    sender: Gateway = asking(posthog, clock, personal_api_key=posthog.secret, **settings).sender  # type: ignore[attr-defined]  # set in `asking`
+    sender: PostHogApi = asking(posthog, clock, personal_api_key=posthog.secret, **settings).sender  # type: ignore[attr-defined]  # set in `asking`
 
     def fetch(etag: str | None = None, deadline: float = 60.0) -> Fetched:
         return sender.fetch_definitions(etag, deadline=deadline)

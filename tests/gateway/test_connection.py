@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from olposthog import conf
-from olposthog.gateway import Gateway, Way
-from olposthog.gateway.connection import Address
-from olposthog.protocol import PostHogError
+from olposthog._posthog import PostHogApi, Way
+from olposthog._posthog.diagnostics import Address
+from olposthog._posthog.errors import PostHogError
 from tests.gateway.tls import CERTIFICATE, secure
 from tests.posthog_faults import HalfOpen
 from tests.posthog_server import PATIENCE, PostHogServer
@@ -21,7 +21,7 @@ from tests.posthog_server import PATIENCE, PostHogServer
 def way_to(url: str) -> Way:
     """The way of a gateway whose POSTHOG_API_HOST is `url`."""
     settings = conf.Settings(enabled=True, project_api_key="phc_test", api_host=url)
-    return Gateway(settings, connections=1).way
+    return PostHogApi(settings, connections=1).way
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ import posthog as sdk
 import pytest
 from pytest_django import Settings
 
-from olposthog import gateway
+from olposthog import _posthog
+from olposthog._posthog import events
+from olposthog._utils.log_throttle import LogThrottle
 from olposthog.features import configure
-from olposthog.gateway import events
-from olposthog.sparing import Sparing
 from olposthog.testing import override_flags
 from tests.posthog_faults import Status
 from tests.posthog_server import PostHogServer
@@ -27,7 +27,7 @@ def test_sdks_functions_use_our_client(enabled: PostHogServer) -> None:
     """After `configure()` a site's own `posthog.capture()` arrives, with the project's key."""
     configure()
     sdk.capture("x", distinct_id="u", properties={"colour": "green"})
-    gateway.client().flush()
+    _posthog.client().flush()
 
     (event,) = enabled.wait_for_events(1)
     assert (event["event"], event["distinct_id"]) == ("x", "u")
@@ -41,26 +41,26 @@ def test_our_events_go_through_the_same_client(enabled: PostHogServer) -> None:
     """A process has one client, whoever captures."""
     configure()
     sdk.capture("theirs", distinct_id="u")
-    first = gateway.client()
-    gateway.capture("ours", "u", {"x": 1}, {"company": "acme"})
+    first = _posthog.client()
+    _posthog.capture("ours", "u", {"x": 1}, {"company": "acme"})
     first.flush()
 
     events = enabled.wait_for_events(2)
     assert {event["event"] for event in events} == {"theirs", "ours"}
-    assert gateway.client() is first
+    assert _posthog.client() is first
 
 
 def test_configure_is_idempotent(enabled: PostHogServer) -> None:
     """Configuring again changes nothing for events that are under way."""
     configure()
     sdk.capture("first", distinct_id="u")
-    client = gateway.client()
+    client = _posthog.client()
     configure()
     configure()
     sdk.capture("second", distinct_id="u")
-    gateway.client().flush()
+    _posthog.client().flush()
 
-    assert gateway.client() is client
+    assert _posthog.client() is client
     assert [event["event"] for event in enabled.wait_for_events(2)] == ["first", "second"]
 
 
@@ -73,9 +73,9 @@ def test_capture_never_raises(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(events, "client", no_more_threads)
-    monkeypatch.setattr(events, "_sparing", Sparing())
+    monkeypatch.setattr(events, "_log_throttle", LogThrottle())
 
-    assert [gateway.capture("x", "alice", {}, {}) for _ in range(3)] == [False] * 3
+    assert [_posthog.capture("x", "alice", {}, {}) for _ in range(3)] == [False] * 3
 
     assert caplog.text.count("An event could not be queued for PostHog.") == 1
     assert "alice" not in caplog.text
@@ -87,7 +87,7 @@ def test_capture_tells_whether_an_event_was_queued(enabled: PostHogServer) -> No
 
     This checks private arguments of the SDK, which no public function offers.
     """
-    client = gateway.client()
+    client = _posthog.client()
     hooks: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
         "passed": lambda event: event,
         "dropped": lambda event: None,
@@ -96,7 +96,7 @@ def test_capture_tells_whether_an_event_was_queued(enabled: PostHogServer) -> No
 
     def queued(name: str) -> bool:
         client.before_send = hooks.get(name)
-        return gateway.capture(name, "u", {}, {})
+        return _posthog.capture(name, "u", {}, {})
 
     found = {name: queued(name) for name in ("plain", *hooks)}
     client.shutdown()
@@ -111,13 +111,13 @@ def test_properties_of_an_event_can_be_settled(enabled: PostHogServer) -> None:
 
     This checks private arguments of the SDK, which no public function offers.
     """
-    client = gateway.client()
+    client = _posthog.client()
     client.super_properties = {"own": "super", "absent": "super", "more": "super"}
     pinned = frozenset({"own", "absent"})
-    gateway.capture("free", "u", {"own": 1}, {})
-    gateway.capture("pinned", "u", {"own": 1}, {}, pinned=pinned)
-    gateway.capture("allowed", "u", {"own": 1}, {}, allowed=frozenset({"own"}))
-    gateway.capture("both", "u", {"own": 1}, {}, pinned=pinned, allowed=pinned)
+    _posthog.capture("free", "u", {"own": 1}, {})
+    _posthog.capture("pinned", "u", {"own": 1}, {}, pinned=pinned)
+    _posthog.capture("allowed", "u", {"own": 1}, {}, allowed=frozenset({"own"}))
+    _posthog.capture("both", "u", {"own": 1}, {}, pinned=pinned, allowed=pinned)
     client.flush()
 
     found = {event["event"]: event["properties"] for event in enabled.wait_for_events(4)}
@@ -148,13 +148,14 @@ settings.configure(
     HOSTNAME="h",
 )
 django.setup()
-from olposthog import features, per_process
-from olposthog.gateway import events
+from olposthog import features
+from olposthog._core import engine
+from olposthog._posthog import events
 from olposthog.testing import override_flags
 features.configure()
 features.configure()
 import posthog
-print(len(threading.enumerate()), events._client, per_process._current)
+print(len(threading.enumerate()), events._client, engine._current)
 print(type(posthog.__dict__["default_client"]).__name__)
 """
 
@@ -204,8 +205,8 @@ def test_error_body_in_the_sdks_log_is_escaped_and_cut(
     """The SDK logs the body of an error that PostHog sends for events: one short line of it."""
     enabled.events_fault = Status(400, body=body)
 
-    gateway.capture("x", "u", {}, {})
-    gateway.client().flush()
+    _posthog.capture("x", "u", {}, {})
+    _posthog.client().flush()
 
     (line,) = [one.getMessage() for one in caplog.records if one.name == "posthog"]
     assert "error uploading: " in line
@@ -217,7 +218,7 @@ def test_ordinary_log_of_the_sdk_is_unchanged(
     enabled: PostHogServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A short printable message stays as it is, and a malformed one raises nothing."""
-    gateway.client()
+    _posthog.client()
     logger = logging.getLogger("posthog")
 
     logger.error("caf\u00e9 %s", "cr\u00e8me")

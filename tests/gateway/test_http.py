@@ -17,9 +17,10 @@ from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 
 from olposthog import conf
-from olposthog.gateway import Fetched
+from olposthog._evaluation.evaluation import Evaluation
+from olposthog._posthog import Fetched
 from olposthog.identity import Identity
-from olposthog.snapshot import Evaluation, Runtime
+from olposthog.snapshot import Runtime
 from tests.gateway.asking import Clock, asking, defining, failure
 from tests.posthog_faults import (
     Body,

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from posthog.feature_flags import InconclusiveMatchError, match_property
 
-from olposthog import gateway
-from olposthog.gateway import patterns
+from olposthog import _posthog
+from olposthog._posthog import patterns
 from olposthog.undecided import Undecided, UndecidedReason
 
 LONG = "devops" * 66 + "!"
@@ -41,7 +41,7 @@ def by(pattern: object, operator: str = "regex") -> dict[str, Any]:
 def decide(pattern: object, value: object, operator: str = "regex") -> bool | Undecided:
     """Return what is decided for a person with the value, or why not."""
     property_filter = by(pattern, operator)
-    return gateway.unsupported(property_filter, 1) or gateway.matches(
+    return _posthog.unsupported(property_filter, 1) or _posthog.matches(
         property_filter, {"email": value}, 1
     )
 
@@ -165,9 +165,9 @@ import sys
 sys.modules["re2"] = None
 import django
 django.setup()
-from olposthog import gateway
+from olposthog import _posthog
 for pattern in ("^(a+)+$", "a+", "@acme\\\\.com$"):
-    undecided = gateway.unsupported({"key": "k", "operator": "regex", "value": pattern}, 1)
+    undecided = _posthog.unsupported({"key": "k", "operator": "regex", "value": pattern}, 1)
     print(undecided and undecided.detail)
 """
 

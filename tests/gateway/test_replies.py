@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from olposthog.gateway.http import MAX_BODY_BYTES
+from olposthog._posthog.api import MAX_BODY_BYTES
 from tests.gateway.asking import Clock, asking, defining, failure
 from tests.posthog_faults import Body, Encoded, Fault, HeaderLines, Raw, Status
 from tests.posthog_server import PostHogServer

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from posthog.request import KEEP_ALIVE_SOCKET_OPTIONS
 
-from olposthog.gateway import Call
-from olposthog.gateway.transport import Connection
-from olposthog.snapshot import Evaluation
+from olposthog._evaluation.evaluation import Evaluation
+from olposthog._posthog import Call
+from olposthog._posthog.transport import Connection
 from tests.gateway.asking import Clock, asking, defining, failure, needs_linux
 from tests.gateway.proxy import Proxy
 from tests.gateway.tls import CERTIFICATE, secure, server_context

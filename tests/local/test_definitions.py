@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olposthog import gateway
+from olposthog import _posthog
 from olposthog._local import DefinitionsError, LocalEvaluator, parse
 from olposthog.undecided import Undecided, UndecidedReason
 from tests.test_definitions import cohort, flag, where
@@ -204,14 +204,14 @@ def test_failing_compilation_costs_its_own_flags(monkeypatch: pytest.MonkeyPatch
         ],
         "cohorts": {"1": {"type": "OR", "values": [by_age]}},
     }
-    unsupported = gateway.unsupported
+    unsupported = _posthog.unsupported
 
     def fail(data: Mapping[str, Any], version: int) -> Undecided | None:
         if data["key"] == "age":
             raise ZeroDivisionError
         return unsupported(data, version)
 
-    monkeypatch.setattr(gateway, "unsupported", fail)
+    monkeypatch.setattr(_posthog, "unsupported", fail)
     found = outcomes(document, Person(properties={"age": "x", "plan": "x"}))
 
     assert found.pop("other") == (True, None)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.features import evaluate, is_enabled
 from olposthog.snapshot import Runtime, Source
 from olposthog.undecided import UndecidedReason
@@ -273,7 +273,7 @@ def test_flags_stay_undecided_in_an_outage(
     """Without PostHog an undecided flag has the value from FEATURES, and the reason is known."""
     settings.FEATURES = {"odd": "fallback"}
     flip(ODD["filters null"])
-    per_process.reset()
+    engine.reset()
     enabled.flags_fault = Status(500)
     until(lambda: "kill" in evaluate("u2").flags)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from olposthog.log_lines import printable
+from olposthog._utils.log_lines import printable
 from olposthog.management.layout import milliseconds, number_of_flags, table
 
 

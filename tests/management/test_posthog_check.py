@@ -17,8 +17,8 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import OperationalError
 from pytest_django import Settings
 
-from olposthog import per_process
-from olposthog.breaker import State
+from olposthog._core import engine
+from olposthog._shared.breaker import State
 from olposthog.features import evaluate, is_enabled
 from olposthog.management.commands.posthog_check import Command
 from olposthog.snapshot import Source
@@ -245,7 +245,7 @@ def test_open_circuit_is_passed_by_and_left_alone(
 
     assert run(COMMAND).code == 0
     assert len(enabled.flag_calls) == 2
-    assert per_process.current().breaker.state is State.OPEN
+    assert engine.current().breaker.state is State.OPEN
 
 
 def test_failure_does_not_count(enabled: PostHogServer, settings: Settings) -> None:
@@ -255,7 +255,7 @@ def test_failure_does_not_count(enabled: PostHogServer, settings: Settings) -> N
     assert run(COMMAND).code == 1
     enabled.heal()
 
-    assert per_process.current().breaker.state is State.CLOSED
+    assert engine.current().breaker.state is State.CLOSED
     assert evaluate("42").source is Source.POSTHOG
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.features import evaluate
 from olposthog.snapshot import FlagSnapshot, Source
 from tests.management.running import run
@@ -69,7 +69,7 @@ def test_exported_file_gives_the_same_flags(
     keyed: PostHogServer, target: Path, settings: Settings
 ) -> None:
     """Offline, a person has the flags that PostHog's definitions give them online."""
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     poll.look()
     online = answers()

@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import Settings
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.features import clear_cache, is_enabled
 from olposthog.management.commands.posthog_flags import Command
 from olposthog.undecided import FIXES, UndecidedReason
@@ -509,13 +509,13 @@ def test_fetch_that_was_begun_is_finished(
     run(COMMAND, *options)
 
     assert len(enabled.definition_calls) == 1
-    per_process.reset()
+    engine.reset()
     assert has_definitions()
 
 
 def has_definitions() -> bool:
     """Whether the fleet has some."""
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     head = poll.peek()
     return bool(head and head.fetched_at)
@@ -531,7 +531,7 @@ def test_fetch_is_finished_by_a_command_that_fails(
     found = run(COMMAND, "--typescript")
 
     assert found.code == 1
-    per_process.reset()
+    engine.reset()
     assert has_definitions()
 
 
@@ -546,7 +546,7 @@ def test_waiting_is_explained(enabled: PostHogServer, settings: Settings) -> Non
     settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
     assert "Finishing" not in run(COMMAND).err
     clear_cache()
-    per_process.reset()
+    engine.reset()
     caches["durable"].clear()
     enabled.definitions_fault = Delay(0.5)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.undecided import FIXES, UndecidedReason
 from tests.management.running import Run, run
 from tests.posthog_server import PATIENCE, PostHogServer
@@ -203,11 +203,11 @@ def test_text_of_a_missing_definitions_file(file: Path) -> None:
 def odd(polling: PostHogServer, another_process: Callable[[], None]) -> PostHogServer:
     """A fleet whose definitions cannot all be decided, as another process comes to it."""
     polling.definitions = DEFINITIONS
-    poll = per_process.current().poll
+    poll = engine.current().poll
     assert poll
     rewrite_head(checked_at=0.0)
     poll.look()
-    assert per_process.current().shared.settle(PATIENCE)
+    assert engine.current().shared.settle(PATIENCE)
     another_process()
     polling.clear()
     return polling

@@ -20,12 +20,13 @@ from rest_framework.routers import SimpleRouter
 from rest_framework.viewsets import ViewSet
 
 from olposthog import counters, features, signals
+from olposthog._evaluation.decision import JSON
 from olposthog.bootstrap import Bootstrap, bootstrap
 from olposthog.guards import FlagRequiredMixin, flag_path, flag_required
 from olposthog.identity import Identity, default_identity, device_id_of
 from olposthog.inspection import InspectedFlag, Inspection, inspect
 from olposthog.request import Features, FeaturesRequest
-from olposthog.snapshot import JSON, FlagSnapshot, Runtime, Source
+from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog.status import Health, status
 from olposthog.testing import Flags, UnexpectedFlag, override_flags
 from olposthog_api.permissions import FlagPermission

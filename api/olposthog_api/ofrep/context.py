@@ -8,7 +8,7 @@ from typing import Any
 from django.http import HttpRequest, UnreadablePostError
 
 from olposthog import conf
-from olposthog.portable import read_strictly
+from olposthog._utils.portable_json import read_strictly
 
 from .errors import InvalidContext, NotJson, Refused, TooLarge
 

@@ -6,8 +6,9 @@ import json
 from enum import StrEnum
 from typing import Any
 
-from olposthog.snapshot import LOCAL_REASON, OVERRIDE_REASON, Decision, FlagSnapshot
-from olposthog.visibility import is_visible
+from olposthog._core.visibility import is_visible
+from olposthog._evaluation.decision import LOCAL_REASON, OVERRIDE_REASON, Decision
+from olposthog.snapshot import FlagSnapshot
 
 ON, OFF = "on", "off"
 """The variants of a flag that has none."""

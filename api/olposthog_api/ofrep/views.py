@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.features import for_request
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog_api.answers import PersonalView, Rendered, conditional, etag_of, plain
@@ -169,7 +169,7 @@ def _recovery(snapshot: FlagSnapshot) -> str:
     """
     if snapshot.source in {Source.LOCAL, Source.DISABLED}:
         return ""  # no outage of PostHog matters, and processes hear of none at different times
-    return per_process.current().breaker.last_closing
+    return engine.current().breaker.last_closing
 
 
 class EvaluateFlagView(OfrepView):

@@ -16,7 +16,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST, require_safe
 
-from olposthog import per_process
+from olposthog._core import engine
 from olposthog.identity import cut_distinct_id
 from olposthog.inspection import inspect
 from olposthog.status import as_known_here, status
@@ -102,7 +102,7 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
         user = find_user(self.admin_site, request, key or person.distinct_id)
         identity, user, trouble = identity_for(person.distinct_id, user)
         inspection = inspect(identity)
-        evaluator = per_process.current()
+        evaluator = engine.current()
         circuit, shared_cache = as_known_here(evaluator)
         context = {
             "title": f"Feature flags of {f'{user} ({person})' if user else person}",
@@ -130,7 +130,7 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
         if not self.has_clear_permission(request):
             raise PermissionDenied
         person = self._person(request, object_id)
-        evaluator = per_process.current()
+        evaluator = engine.current()
         confirmed = evaluator.clear(cut_distinct_id(person.distinct_id))
         self.log_change(request, person, CLEARED if confirmed else UNCONFIRMED)
         if confirmed:

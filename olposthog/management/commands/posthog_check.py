@@ -14,18 +14,20 @@ from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.management.base import CommandError, CommandParser
 
-from olposthog import conf, per_process
+from olposthog import conf
+from olposthog._core import engine
+from olposthog._evaluation.evaluation import Evaluation
 from olposthog._local import Definitions, DefinitionsError, LocalEvaluator, parse, read
-from olposthog.cache import FIRST_READ, READ_SECONDS, SharedCache
-from olposthog.flight import within
-from olposthog.gateway import Gateway, Way
+from olposthog._local.poller import FETCH_SECONDS
+from olposthog._posthog import PostHogApi, Way
+from olposthog._posthog.errors import WRONG_ADDRESS, PostHogError
+from olposthog._shared.shared_cache import FIRST_READ, READ_SECONDS, SharedCache
+from olposthog._utils.workers import within
 from olposthog.identity import Identity
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, number_of_flags
 from olposthog.management.undecided import definitions_report
-from olposthog.polling import FETCH_SECONDS
-from olposthog.protocol import WRONG_ADDRESS, PostHogError
-from olposthog.snapshot import Evaluation, Runtime
+from olposthog.snapshot import Runtime
 
 T = TypeVar("T")
 
@@ -78,13 +80,13 @@ class Command(OperatorCommand):
             return
         if settings.isolated:
             raise CommandError("A test runs: ask PostHog by override_flags(ask_posthog=True).")
-        gateway = Gateway(replace(settings, max_retries=0), connections=1)
-        way = gateway.way
+        api = PostHogApi(replace(settings, max_retries=0), connections=1)
+        way = api.way
         self.say(f"settings: ok, PostHog is at port {way.port} of {way.host}")
-        self._check_cache(per_process.current().shared)
+        self._check_cache(engine.current().shared)
         self._check_way(way, settings)
-        first, later = self._check_evaluation(gateway, settings)
-        self._check_definitions(gateway, settings, wanted=options["definitions"])
+        first, later = self._check_evaluation(api, settings)
+        self._check_definitions(api, settings, wanted=options["definitions"])
         self._conclude(first, later, settings)
 
     def _check_file(self, settings: conf.Settings) -> None:
@@ -141,7 +143,7 @@ class Command(OperatorCommand):
                     hint="Does a firewall or a proxy hold it up?",
                 )
 
-    def _check_evaluation(self, gateway: Gateway, settings: conf.Settings) -> tuple[float, float]:
+    def _check_evaluation(self, api: PostHogApi, settings: conf.Settings) -> tuple[float, float]:
         """Return how long the first one took, and how long another on the same connection."""
         costs = []
         for name in (
@@ -151,16 +153,14 @@ class Command(OperatorCommand):
             _, seconds = self._step(
                 name,
                 settings.trip_threshold_seconds,
-                lambda: _evaluate(gateway, settings),
+                lambda: _evaluate(api, settings),
                 say=lambda found: number_of_flags(len(found.decisions)),
                 hint="PostHog was reached, but gave no flags: is it well?",
             )
             costs.append(seconds)
         return costs[0], costs[1]
 
-    def _check_definitions(
-        self, gateway: Gateway, settings: conf.Settings, *, wanted: bool
-    ) -> None:
+    def _check_definitions(self, api: PostHogApi, settings: conf.Settings, *, wanted: bool) -> None:
         if not settings.personal_api_key:
             self.say("flag definitions: POSTHOG_PERSONAL_API_KEY is not set")
             self.say(WITHOUT_DEFINITIONS)
@@ -170,7 +170,7 @@ class Command(OperatorCommand):
             (evaluator, _), _ = self._step(
                 "flag definitions, by POSTHOG_PERSONAL_API_KEY (PostHog bills ten requests)",
                 FETCH_SECONDS,
-                lambda: _fetch_definitions(gateway),
+                lambda: _fetch_definitions(api),
                 say=lambda found: f"{number_of_flags(len(found[0].definitions.flags))}, {found[1]}",
                 hint=WRONG_ADDRESS,
             )
@@ -264,8 +264,8 @@ def _write_and_read(shared: SharedCache) -> None:
         raise PostHogError(f"it does not keep what is written ({shared.failure or 'in silence'})")
 
 
-def _evaluate(gateway: Gateway, settings: conf.Settings) -> Evaluation:
-    return gateway.fetch(
+def _evaluate(api: PostHogApi, settings: conf.Settings) -> Evaluation:
+    return api.fetch(
         Identity(settings.hostname),
         {},
         Runtime.SERVER,
@@ -274,10 +274,10 @@ def _evaluate(gateway: Gateway, settings: conf.Settings) -> Evaluation:
     )
 
 
-def _fetch_definitions(gateway: Gateway) -> tuple[LocalEvaluator, str]:
+def _fetch_definitions(api: PostHogApi) -> tuple[LocalEvaluator, str]:
     """Return the definitions, compiled, and their size in words."""
     deadline = time.monotonic() + FETCH_SECONDS
-    text = gateway.fetch_definitions(None, deadline=deadline).text or ""
+    text = api.fetch_definitions(None, deadline=deadline).text or ""
     size = len(text.encode(errors="replace")) / 1024
     return LocalEvaluator(parse(text, "PostHog's reply")), f"{size:.1f} KiB"
 

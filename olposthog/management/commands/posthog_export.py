@@ -16,13 +16,13 @@ from django.core.management.base import CommandError, CommandParser
 
 from olposthog import conf
 from olposthog._local import Definitions, DefinitionsError, LocalEvaluator, parse
-from olposthog.flight import within
-from olposthog.gateway import Gateway
+from olposthog._local.poller import FETCH_SECONDS
+from olposthog._posthog import PostHogApi
+from olposthog._posthog.errors import WRONG_ADDRESS, PostHogError
+from olposthog._utils.workers import within
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import number_of_flags
 from olposthog.management.undecided import definitions_report
-from olposthog.polling import FETCH_SECONDS
-from olposthog.protocol import WRONG_ADDRESS, PostHogError
 
 STDOUT = "-"
 
@@ -48,18 +48,18 @@ class Command(OperatorCommand):
         """Fetch, judge and write."""
         settings = conf.current()
         _demand(settings)
-        gateway = Gateway(settings, connections=1)
+        api = PostHogApi(settings, connections=1)
         if options["file"] == STDOUT:
-            self.tell(f"Fetching flag definitions from {gateway.way.host} ...")
-            definitions = _fetch(gateway)
+            self.tell(f"Fetching flag definitions from {api.way.host} ...")
+            definitions = _fetch(api)
             self.stdout.write(_text(definitions), ending="")
             self.tell(f"{number_of_flags(len(definitions.flags))}.")
             self._report(definitions)
             return
         path = Path(options["file"])
         with _replacing(path) as file:  # first, so that a fetch is not billed for nothing
-            self.say(f"Fetching flag definitions from {gateway.way.host} ...")
-            definitions = _fetch(gateway)
+            self.say(f"Fetching flag definitions from {api.way.host} ...")
+            definitions = _fetch(api)
             file.write(_text(definitions))
         self.say(
             f"{path} has {number_of_flags(len(definitions.flags))}. To use it, set "
@@ -89,11 +89,11 @@ def _demand(settings: conf.Settings) -> None:
             raise CommandError(f"{name} is not set: it says where to fetch definitions.")
 
 
-def _fetch(gateway: Gateway) -> Definitions:
+def _fetch(api: PostHogApi) -> Definitions:
     deadline = time.monotonic() + FETCH_SECONDS
     # No cause is shown, not even with --traceback: it may quote the request's address, and a key.
     try:
-        fetched = within(FETCH_SECONDS, lambda: gateway.fetch_definitions(None, deadline=deadline))
+        fetched = within(FETCH_SECONDS, lambda: api.fetch_definitions(None, deadline=deadline))
         return parse(fetched.text or "", "PostHog's reply")
     except TimeoutError:
         raise CommandError(

@@ -12,19 +12,20 @@ from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 
-from olposthog import conf, per_process
+from olposthog import conf
+from olposthog._core import engine
+from olposthog._core.visibility import is_visible
 from olposthog._local import DefinitionsError, read
-from olposthog.breaker import State
+from olposthog._local.poller import FETCH_SECONDS
+from olposthog._shared.breaker import State
 from olposthog.features import default_unique_id, evaluate
 from olposthog.identity import Identity
 from olposthog.inspection import InspectedFlag, Inspection, identity_of, inspect, known_keys
 from olposthog.management.base import OperatorCommand
 from olposthog.management.layout import milliseconds, table
 from olposthog.management.undecided import undecided_rows
-from olposthog.polling import FETCH_SECONDS
 from olposthog.snapshot import Runtime, Source
 from olposthog.status import in_words
-from olposthog.visibility import is_visible
 
 TYPESCRIPT_HEADER = (
     "// Written by `manage.py posthog_flags --typescript`: the flags that browsers may see."
@@ -85,7 +86,7 @@ class Command(OperatorCommand):
         notice = threading.Timer(self.patience_seconds, self.tell, [text])
         notice.start()
         try:
-            per_process.current().settle(FETCH_SECONDS)
+            engine.current().settle(FETCH_SECONDS)
         finally:
             notice.cancel()
 
@@ -226,7 +227,7 @@ def _why(source: Source) -> Iterator[str]:
             yield from _fault_of_file(settings.definitions_file)
         else:
             yield f"PostHog could not be asked: {values} answered."
-            state = per_process.current().breaker.state
+            state = engine.current().breaker.state
             if state is not State.CLOSED:
                 yield f"Its circuit is {state}: see `manage.py posthog_status`."
             yield "Find the cause with `manage.py posthog_check`."

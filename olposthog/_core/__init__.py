@@ -1,0 +1,1 @@
+"""Which source provides a flag's value."""

@@ -1,0 +1,1 @@
+"""The visitor's cookie, and whether page caches may store a response."""

@@ -1,0 +1,21 @@
+"""The one package that talks to PostHog and to its SDK."""
+
+from .api import Fetched, PostHogApi
+from .diagnostics import Way
+from .events import capture, client, install_client, queued_events
+from .matching import exact_texts, matches, unsupported
+from .transport import Call
+
+__all__ = [
+    "Call",
+    "Fetched",
+    "PostHogApi",
+    "Way",
+    "capture",
+    "client",
+    "exact_texts",
+    "install_client",
+    "matches",
+    "queued_events",
+    "unsupported",
+]

@@ -1,0 +1,1 @@
+"""What all processes share through the site's cache."""
