@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from asgiref.sync import sync_to_async
 
 from . import _posthog, conf
 from ._core import engine, hooks
-from ._core.context import Key, Query, key_of_person
+from ._core.context import EvaluationContext, Key, Keys, key_of_person
 from ._evaluation.decision import JSON
-from ._utils.compact_mapping import CompactMapping
 from ._utils.log_lines import get_logger
 from .identity import Identity, UniqueId, cut_distinct_id, distinct_id_of, identify, time_out
 from .snapshot import FlagSnapshot, Runtime
@@ -32,7 +33,7 @@ from .snapshot import FlagSnapshot, Runtime
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-    from ._core.resolver import Resolver
+    from ._core.engine import Engine
 
 log = get_logger(__name__)
 
@@ -62,7 +63,7 @@ def configure() -> None:
     client, thread or socket is made before the first use.
     """
     settings = conf.current()
-    if settings.names_posthog:
+    if settings.mode in (conf.Mode.REMOTE, conf.Mode.ISOLATED):
         _posthog.install_client()
 
 
@@ -78,7 +79,7 @@ def is_enabled(
     **about: Unpack[About],
 ) -> bool:
     """Return whether the flag is on; a variant counts as on. Reports the exposure."""
-    return bool(_read(_evaluate("is_enabled", opt_unique_id, **about), name, default))
+    return bool(_value("is_enabled", name, default, opt_unique_id, about))
 
 
 def get_feature_flag(
@@ -88,15 +89,16 @@ def get_feature_flag(
     **about: Unpack[About],
 ) -> bool | str:
     """Return the flag's variant, or whether it is on if it has none. Reports the exposure."""
-    return _read(_evaluate("get_feature_flag", opt_unique_id, **about), name, default)
+    return _value("get_feature_flag", name, default, opt_unique_id, about)
 
 
 def get_feature_flag_payload(
     name: str, opt_unique_id: UniqueId = None, **about: Unpack[About]
 ) -> JSON:
     """Return the flag's payload, decoded, or None if it has none. Reports no exposure."""
-    snapshot = _evaluate("get_feature_flag_payload", opt_unique_id, **about)
-    payload = deepcopy(snapshot.payloads.get(_checked(name)))  # the caller may change it
+    keys = (_checked(name),)
+    snapshot = _evaluate("get_feature_flag_payload", opt_unique_id, keys=keys, **about)
+    payload = deepcopy(snapshot.payloads.get(name))  # the caller may change it
     if hooks.watcher:
         hooks.watcher.read(name, snapshot.flags.get(name, False), snapshot)
     return payload
@@ -121,16 +123,20 @@ def for_request(
     *,
     runtime: Runtime = Runtime.SERVER,
     claims: Mapping[str, Any] | None = None,
+    keys: Collection[str] | None = None,
 ) -> FlagSnapshot:
     """Return the flags of the person whom `request`, Django's or DRF's, is from.
 
-    The answer stays with the request: asked again, it is the same, until another user logs in.
-    `claims` are person properties that the client says of itself. They select no person, and what
-    the server knows takes precedence.
+    The snapshot stays with the request until another user logs in. `claims` are person properties
+    that the client claims. They select no person, and what the server knows takes precedence.
+    `keys` are the flags that the caller reads, all by default: PostHog is asked only if one of
+    them is undecided. Other flags then have the value that the definitions or the fallback give.
     """
     if request is None:
         raise TypeError("for_request() needs a request.")
-    return _evaluate("for_request", None, runtime=runtime, claims=claims, request=request)
+    return _evaluate(
+        "for_request", None, keys=keys, runtime=runtime, claims=claims, request=request
+    )
 
 
 def report_exposure(snapshot: FlagSnapshot, name: str, *, session_id: str | None = None) -> None:
@@ -160,7 +166,9 @@ async def ais_enabled(
     **about: Unpack[About],
 ) -> bool:
     """`is_enabled` for coroutines."""
-    return bool(_read(await _aevaluate("ais_enabled", opt_unique_id, **about), name, default))
+    keys = (_checked(name),)
+    snapshot = await _aevaluate("ais_enabled", opt_unique_id, keys=keys, **about)
+    return bool(_read(snapshot, name, default))
 
 
 async def aget_feature_flag(
@@ -170,7 +178,9 @@ async def aget_feature_flag(
     **about: Unpack[About],
 ) -> bool | str:
     """`get_feature_flag` for coroutines."""
-    return _read(await _aevaluate("aget_feature_flag", opt_unique_id, **about), name, default)
+    keys = (_checked(name),)
+    snapshot = await _aevaluate("aget_feature_flag", opt_unique_id, keys=keys, **about)
+    return _read(snapshot, name, default)
 
 
 async def aget_all_feature_flags(
@@ -187,45 +197,142 @@ async def aevaluate(
     return await _aevaluate("aevaluate", opt_unique_id, runtime=runtime, **about)
 
 
+async def afor_request(
+    request: HttpRequest,
+    *,
+    runtime: Runtime = Runtime.SERVER,
+    claims: Mapping[str, Any] | None = None,
+    keys: Collection[str] | None = None,
+) -> FlagSnapshot:
+    """`for_request` for coroutines."""
+    if request is None:
+        raise TypeError("afor_request() needs a request.")
+    return await _aevaluate(
+        "afor_request", None, keys=keys, runtime=runtime, claims=claims, request=request
+    )
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call of a function above: what its sync and its async form have in common."""
+
+    caller: str
+    keys: Keys
+    about: About
+    engine: Engine
+    started: float
+    context: EvaluationContext
+
+    def remaining(self) -> float:
+        """Return the seconds that the caller still waits."""
+        return max(0.0, self.started + self.engine.wait_seconds - time.monotonic())
+
+    def lookup(self) -> FlagSnapshot | None:
+        """Return the snapshot that the request has already, or one that needs no I/O."""
+        request = self.about.get("request")
+        kept: _Kept = request.META.get(_KEPT, _NOTHING_KEPT) if request else _NOTHING_KEPT
+        known = kept.get((self.engine, self.context.key))
+        if known is not None and known.suffices(self.keys):
+            return known
+        return self.engine.lookup(self.context, self.keys)
+
+    def start(self) -> Future[FlagSnapshot]:
+        """Start the evaluation, or join the one under way."""
+        return self.engine.start(self.context, self.keys)
+
+    def checked(self, snapshot: FlagSnapshot) -> FlagSnapshot | None:
+        """Return what an evaluation returned, unless it was for other keys and lacks these."""
+        return snapshot if snapshot.suffices(self.keys) else self.lookup()
+
+    def finish(self, snapshot: FlagSnapshot) -> FlagSnapshot:
+        """Keep the snapshot with the request, and call the hook."""
+        request = self.about.get("request")
+        if request:
+            kept = request.META.setdefault(_KEPT, _Kept())
+            kept[self.engine, self.context.key] = snapshot
+        if hooks.watcher:
+            hooks.watcher.answered(self.caller, snapshot, time.monotonic() - self.started)
+        return snapshot
+
+
 def _evaluate(
     caller: str,
     opt_unique_id: UniqueId,
     *,
+    keys: Keys = None,
     runtime: Runtime = Runtime.SERVER,
     claims: Mapping[str, Any] | None = None,
     **about: Unpack[About],
 ) -> FlagSnapshot:
-    evaluator = engine.current()
+    current = engine.current()
     if not about and runtime is Runtime.SERVER:
-        # Nearly every call is this one: spare it whatever it does not need. An id that is too long
-        # for PostHog is not found here, and cut below.
-        known = evaluator.recent.get(key_of_person(distinct_id_of(opt_unique_id)))
-        if known is not None:
+        # Nearly every call is this one. An id that is too long for PostHog is not found here.
+        known = current.memory.get(key_of_person(distinct_id_of(opt_unique_id)))
+        if known is not None and known.suffices(keys):
             if hooks.watcher:
                 hooks.watcher.answered(caller, known, 0.0)
             return known
     started = time.monotonic()
-    deadline = started + evaluator.wait_seconds
     request = about.get("request")
     if request and _in_event_loop():
         _warn_of_blocking(caller)
         # Django refuses to read in an event loop who made a request: that takes another thread.
-        identity = evaluator.elsewhere(
-            lambda: _identity(opt_unique_id, about), evaluator.wait_seconds
+        identity = current.elsewhere(
+            lambda: _identity(opt_unique_id, about), current.wait_seconds
         ) or time_out(request)
     else:
         identity = _identity(opt_unique_id, about)
-    query = Query.of(identity.claiming(claims) if claims else identity, runtime)
-    snapshot = _kept(about, evaluator, query) or evaluator.at_hand(query)
-    if snapshot is None:
-        if not about.get("request") and _in_event_loop():
-            _warn_of_blocking(caller)
+    call = _Call(caller, keys, about, current, started, _context(identity, runtime, claims))
+    snapshot = call.lookup()
+    if snapshot is None and not request and _in_event_loop():
+        _warn_of_blocking(caller)
+    while snapshot is None:
         try:
-            snapshot = evaluator.flight(query).result(max(0.0, deadline - time.monotonic()))
+            snapshot = call.checked(call.start().result(call.remaining()))
         except FutureTimeoutError:
-            snapshot = evaluator.give_up(query)
-    _keep(about, evaluator, query, snapshot)
-    return _told(caller, snapshot, started)
+            snapshot = current.give_up(call.context)
+    return call.finish(snapshot)
+
+
+async def _aevaluate(
+    caller: str,
+    opt_unique_id: UniqueId,
+    *,
+    keys: Keys = None,
+    runtime: Runtime = Runtime.SERVER,
+    claims: Mapping[str, Any] | None = None,
+    **about: Unpack[About],
+) -> FlagSnapshot:
+    current = engine.current()
+    started = time.monotonic()
+    request = about.get("request")
+    if request:
+        # Who made a request may have to be read from the database.
+        identifying = sync_to_async(_identity)(opt_unique_id, about)
+        try:
+            identity = await asyncio.wait_for(identifying, current.wait_seconds)
+        except TimeoutError:
+            identity = time_out(request)
+    else:
+        identity = _identity(opt_unique_id, about)
+    call = _Call(caller, keys, about, current, started, _context(identity, runtime, claims))
+    snapshot = call.lookup()
+    while snapshot is None:
+        # Others may share the evaluation: a caller that is cancelled must not cancel it.
+        evaluation = asyncio.shield(asyncio.wrap_future(call.start()))
+        try:
+            snapshot = call.checked(await asyncio.wait_for(evaluation, call.remaining()))
+        except TimeoutError:
+            snapshot = current.give_up(call.context)
+    return call.finish(snapshot)
+
+
+def _context(
+    identity: Identity, runtime: Runtime, claims: Mapping[str, Any] | None
+) -> EvaluationContext:
+    if claims:
+        identity = identity.claiming(claims)
+    return EvaluationContext.of(identity, Runtime(runtime))
 
 
 INSTEAD = {
@@ -233,7 +340,7 @@ INSTEAD = {
     "get_feature_flag": "await aget_feature_flag()",
     "get_all_feature_flags": "await aget_all_feature_flags()",
     "evaluate": "await aevaluate()",
-    "for_request": "await aevaluate(request=...)",
+    "for_request": "await afor_request()",
     "clear_cache": "call it through sync_to_async",
 }
 """What a coroutine calls in place of a function that can block."""
@@ -243,39 +350,6 @@ def _warn_of_blocking(caller: str) -> None:
     if engine.current().log_throttle.allows(caller):
         instead = INSTEAD.get(caller, "await aevaluate() and read it")
         log.warning("%s() can block the event loop it runs in; %s.", caller, instead)
-
-
-async def _aevaluate(
-    caller: str,
-    opt_unique_id: UniqueId,
-    *,
-    runtime: Runtime = Runtime.SERVER,
-    **about: Unpack[About],
-) -> FlagSnapshot:
-    evaluator = engine.current()
-    started = time.monotonic()
-    deadline = started + evaluator.wait_seconds
-    request = about.get("request")
-    if request:
-        # Who made a request may have to be read from the database.
-        identifying = sync_to_async(_identity)(opt_unique_id, about)
-        try:
-            identity = await asyncio.wait_for(identifying, evaluator.wait_seconds)
-        except TimeoutError:
-            identity = time_out(request)
-    else:
-        identity = _identity(opt_unique_id, about)
-    query = Query.of(identity, runtime)
-    snapshot = _kept(about, evaluator, query) or evaluator.at_hand(query)
-    if snapshot is None:
-        # Others may share the flight: a caller that is cancelled must not take it along.
-        flight = asyncio.shield(asyncio.wrap_future(evaluator.flight(query)))
-        try:
-            snapshot = await asyncio.wait_for(flight, max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            snapshot = evaluator.give_up(query)
-    _keep(about, evaluator, query, snapshot)
-    return _told(caller, snapshot, started)
 
 
 def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
@@ -301,38 +375,30 @@ def _identity(opt_unique_id: UniqueId, about: About) -> Identity:
     return identify(request)
 
 
-def _told(caller: str, snapshot: FlagSnapshot, started: float) -> FlagSnapshot:
-    if hooks.watcher:
-        hooks.watcher.answered(caller, snapshot, time.monotonic() - started)
-    return snapshot
-
-
-def _kept(about: About, evaluator: Resolver, query: Query) -> FlagSnapshot | None:
-    request = about.get("request")
-    if not request:
-        return None
-    kept: _Kept | None = request.META.get(_KEPT)
-    return kept.get((evaluator, query.key)) if kept else None
-
-
-def _keep(about: About, evaluator: Resolver, query: Query, snapshot: FlagSnapshot) -> None:
-    request = about.get("request")
-    if request is not None:
-        request.META.setdefault(_KEPT, _Kept())[evaluator, query.key] = snapshot
-
-
-class _Kept(dict[tuple["Resolver", Key], FlagSnapshot]):
-    """A request's answers, which stay here when it is pickled."""
+class _Kept(dict[tuple["Engine", Key], FlagSnapshot]):
+    """A request's snapshots, which stay here when it is pickled."""
 
     def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
         return _Kept, ()
 
 
 _KEPT = "olposthog.snapshots"
+_NOTHING_KEPT = _Kept()
+
+
+def _value(
+    caller: str,
+    name: str,
+    default: bool | str | None,
+    opt_unique_id: UniqueId,
+    about: About,
+) -> bool | str:
+    keys = (_checked(name),)
+    return _read(_evaluate(caller, opt_unique_id, keys=keys, **about), name, default)
 
 
 def _read(snapshot: FlagSnapshot, name: str, default: bool | str | None) -> bool | str:
-    value = snapshot.reported.get(_checked(name))
+    value = snapshot.reported.get(name)
     if value is not None and not hooks.watcher:
         return value
     value = snapshot.flags.get(name)
@@ -349,7 +415,7 @@ def _read(snapshot: FlagSnapshot, name: str, default: bool | str | None) -> bool
 
 def _copied(flags: Mapping[str, bool | str]) -> dict[str, bool | str]:
     # By their own means, and not by `dict`: a strict test's tell which of them may be read.
-    return cast("CompactMapping[bool | str]", flags).copy()
+    return cast("dict[str, bool | str]", flags).copy()
 
 
 def _checked(name: str) -> str:

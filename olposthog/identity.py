@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
@@ -81,7 +82,9 @@ class Identity:
     dates or UUIDs; a naive datetime is in Django's current time zone. `anonymous` says that no one
     logged in: PostHog then keeps no person profile. `device_id` is the id that device-bucketed
     flags are hashed by. None means unknown: a request's identity then gets `device_id_of(request)`.
-    Empty text means that there is no device id.
+    Empty text means that there is no device id. `properties_complete` says that PostHog has no
+    other properties of the person: local evaluation then takes a property that is not passed for
+    absent. None, the default, is True for visitors without a profile, and else False.
 
     An empty distinct id means an unidentified person: nothing is evaluated or reported, and the
     flags are `settings.FEATURES`. With `anonymous=True` an identity callable may return it.
@@ -95,6 +98,7 @@ class Identity:
     group_properties: Mapping[str, Mapping[str, Any]] | None = None
     anonymous: bool = False
     device_id: str | None = None
+    properties_complete: bool | None = None
 
     def __post_init__(self) -> None:
         """Validate the types of the ids, and cut the distinct id."""
@@ -137,13 +141,32 @@ class Identity:
         """Return the identity that `context` describes, whatever becomes of the caller's dicts."""
         if not context:
             return self
-        properties, groups, group_properties = map(json.loads, context.split("\n"))
-        return replace(
-            self,
-            person_properties=properties,
-            groups=groups,
-            group_properties=group_properties,
+        properties, groups, group_properties = context.split("\n")
+        return Identity(  # `replace` takes three times as long
+            self.distinct_id,
+            _fixed(self.person_properties, properties),
+            _fixed(self.groups, groups),
+            _fixed(self.group_properties, group_properties),
+            self.anonymous,
+            self.device_id,
+            self.properties_complete,
         )
+
+
+def _fixed(value: Mapping[str, Any] | None, text: str) -> dict[str, Any]:
+    """Return a copy in JSON's types of a mapping whose canonical text is given."""
+    if not value:
+        return {}
+    if all(type(one) in _IMMUTABLE_TYPES for one in value.values()) and all(
+        type(key) is str for key in value
+    ):
+        return dict(value)
+    fixed: dict[str, Any] = json.loads(text)
+    return fixed
+
+
+_IMMUTABLE_TYPES = frozenset({str, int, float, bool, NoneType})
+"""The types of values that are their own copies in JSON's types."""
 
 
 def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
@@ -154,7 +177,7 @@ def _canonical(argument: str, value: Mapping[str, Any] | None) -> str:
     ):
         raise TypeError(f"{argument} must hold a dict of properties for each group type.")
     try:
-        return json.dumps(value or {}, cls=_PropertyEncoder, sort_keys=True, allow_nan=False)
+        return _encode_canonically(value) if value else "{}"
     except RecursionError as error:
         raise ValueError(f"{argument} must not be nested so deeply.") from error
     except (TypeError, ValueError) as error:
@@ -169,6 +192,9 @@ class _PropertyEncoder(DjangoJSONEncoder):
         if isinstance(o, datetime) and timezone.is_naive(o):
             o = timezone.make_aware(o)
         return super().default(o)
+
+
+_encode_canonically = _PropertyEncoder(sort_keys=True, allow_nan=False).encode
 
 
 def plain(value: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -267,8 +293,14 @@ def default_identity(request: HttpRequest) -> Identity:
         if key is None:
             return unidentified()
         return Identity(key, device_id=device_id_of(request))
-    distinct_id = _uuid(_browser_claims(request).get("distinct_id")) or _anonymous_id(request)
-    return Identity(distinct_id, anonymous=True, device_id=device_id_of(request))
+    claimed_id = _uuid(_browser_claims(request).get("distinct_id"))
+    return Identity(
+        claimed_id or _anonymous_id(request),
+        anonymous=True,
+        device_id=device_id_of(request),
+        # Events of our visitors keep no profile. posthog-js may have made one for its own id.
+        properties_complete=claimed_id is None,
+    )
 
 
 def device_id_of(request: HttpRequest) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from olposthog._evaluation.evaluation import REFERENCE_BYTES, Evaluation
 
 from ._evaluation.decision import JSON, Decision
-from ._utils.compact_mapping import compact
+from ._utils.compact_mapping import CompactMapping
 from .undecided import Undecided
 
 
@@ -85,6 +85,55 @@ class _Reasons(_DecisionView[str]):
         return iter(self._decisions)
 
 
+class _Flags(Mapping[str, bool | str]):
+    """The fallback values, overlaid with the values of decisions. Read-only."""
+
+    __slots__ = ("_decisions", "_fallback")
+
+    def __init__(
+        self, fallback: Mapping[str, bool | str], decisions: Mapping[str, Decision]
+    ) -> None:
+        self._fallback = fallback
+        self._decisions = decisions
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of a flag, or `default` for a flag without one."""
+        decision = self._decisions.get(key)
+        return self._fallback.get(key, default) if decision is None else decision.value
+
+    def __getitem__(self, key: str) -> bool | str:
+        decision = self._decisions.get(key)
+        return self._fallback[key] if decision is None else decision.value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._fallback or key in self._decisions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._fallback, **self._decisions})
+
+    def __len__(self) -> int:
+        return len({**self._fallback, **self._decisions})
+
+    def items(self) -> ItemsView[str, bool | str]:
+        """Return keys and values of all flags."""
+        return self.copy().items()
+
+    def values(self) -> ValuesView[bool | str]:
+        """Return the values of all flags."""
+        return self.copy().values()
+
+    def copy(self) -> dict[str, bool | str]:
+        """Return a dictionary of all flags."""
+        decided = {key: one.value for key, one in self._decisions.items()}
+        return {**self._fallback, **decided}
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self._fallback), self._decisions)
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class FlagSnapshot:
     """The flags of one person at one moment.
@@ -116,12 +165,26 @@ class FlagSnapshot:
     reported: dict[str, bool | str | None] = field(default_factory=dict, repr=False)
     """The keys whose exposure is handled, by `olposthog._core.exposures`; values that were read."""
 
+    is_final: bool = field(default=True, repr=False)
+    """False if flags that the definitions leave undecided have not been asked of PostHog."""
+
+    def suffices(self, keys: Collection[str] | None) -> bool:
+        """Return whether PostHog need not be asked for the flags `keys`; None means all flags."""
+        if self.is_final:
+            return True
+        if keys is None:
+            return not self.undecided
+        return not any(key in self.undecided for key in keys)
+
     @property
     def size(self) -> int:
         """Estimated bytes in memory, without what it shares with other snapshots."""
-        references = 2 * len(self.flags) + len(self.undecided)
-        added = self.evaluation.size if self.evaluation else 0
-        return SNAPSHOT_BYTES + REFERENCE_BYTES * references + added
+        if self.evaluation is None:
+            return SNAPSHOT_BYTES
+        decisions = self.evaluation.decisions
+        # A list of what is evaluated when read would evaluate it.
+        listed = len(decisions) if isinstance(decisions, CompactMapping) else 0
+        return SNAPSHOT_BYTES + 2 * REFERENCE_BYTES * listed + self.evaluation.size
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Python can neither pickle nor copy a `MappingProxyType`, only what is in it.
@@ -152,21 +215,22 @@ def answer(
     groups: Mapping[str, str],
     anonymous: bool,
     undecided: Mapping[str, Undecided],
+    is_final: bool = True,
 ) -> FlagSnapshot:
     """Overlay the fallback values with PostHog's decisions. An explicit off beats the fallback."""
     decisions = evaluation.decisions if evaluation else {}
-    flags = {**features, **{key: decision.value for key, decision in decisions.items()}}
     at = evaluation.evaluated_at if evaluation else answered_at
     return FlagSnapshot(
         distinct_id=distinct_id,
         runtime=runtime,
         source=source,
-        flags=compact(flags),
+        flags=_Flags(features, decisions),
         payloads=_Payloads(decisions),
         reasons=_Reasons(decisions),
         evaluated_at=datetime.fromtimestamp(at, UTC),
         evaluation=evaluation,
         groups=groups,
         anonymous=anonymous,
-        undecided=compact(undecided),
+        undecided=undecided,
+        is_final=is_final,
     )

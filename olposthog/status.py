@@ -17,7 +17,7 @@ from django.conf import settings as django_settings
 
 from . import conf
 from ._core import engine
-from ._core.resolver import Resolver
+from ._core.engine import Engine
 from ._evaluation.decision import JSON
 from ._local import DefinitionsError, LocalEvaluator, read
 from ._local.poller import FETCH_SECONDS, Head
@@ -131,13 +131,13 @@ def status() -> Status:
     """Look, and judge. Never raises, whatever is broken."""
     settings = conf.current()
     circuit = cache = definitions = None
-    if settings.asks_posthog:
-        evaluator = engine.current()
-        cache, is_seen = _look_into_cache(evaluator)
-        if is_seen or evaluator.breaker.state is not State.CLOSED:
-            circuit = Circuit.of(evaluator.breaker)
-        definitions = _fleets_definitions(evaluator)
-    elif settings.enabled and settings.offline:
+    if settings.mode is conf.Mode.REMOTE:
+        current = engine.current()
+        cache, is_seen = _look_into_cache(current)
+        if is_seen or current.breaker.state is not State.CLOSED:
+            circuit = Circuit.of(current.breaker)
+        definitions = _fleets_definitions(current)
+    elif settings.enabled and settings.definitions_file:
         definitions = _file(settings.definitions_file)
     reasons = tuple(_reasons(settings, circuit, cache, definitions))
     return Status(
@@ -159,43 +159,43 @@ def definitions_in_use() -> LocalEvaluator | None:
     """
     settings = conf.current()
     try:
-        if settings.asks_posthog:
-            poll = engine.current().poll
-            return poll.peek_definitions() if poll else None
-        if settings.enabled and settings.offline:
+        if settings.mode is conf.Mode.REMOTE:
+            poller = engine.current().poller
+            return poller.peek_definitions() if poller else None
+        if settings.enabled and settings.definitions_file:
             return LocalEvaluator(read(settings.definitions_file))
     except DefinitionsError:
         pass
     return None
 
 
-def as_known_here(evaluator: Resolver) -> tuple[str, str]:
+def as_known_here(current: Engine) -> tuple[str, str]:
     """Return circuit and shared cache in words, as this process knows them, without a look."""
-    if not evaluator.settings.asks_posthog:
+    if current.settings.mode is not conf.Mode.REMOTE:
         return NOT_ASKED, NO_CACHE
-    return str(Circuit.of(evaluator.breaker)), str(evaluator.shared)
+    return str(Circuit.of(current.breaker)), str(current.shared)
 
 
-def _look_into_cache(evaluator: Resolver) -> tuple[CacheStatus | None, bool]:
+def _look_into_cache(current: Engine) -> tuple[CacheStatus | None, bool]:
     """Return how the shared cache is, and whether the breaker has seen the fleet's state in it."""
-    shared = evaluator.shared
+    shared = current.shared
     if shared.alias is None:
         return None, False
     started = time.monotonic()
-    is_seen = evaluator.observe_breaker()
+    is_seen = current.observe_breaker()
     seconds = time.monotonic() - started
     backend = str(django_settings.CACHES[shared.alias].get("BACKEND"))
     failure = "" if is_seen else shared.failure or "no answer in time"
     return CacheStatus(shared.alias, backend, is_seen, failure, seconds), is_seen
 
 
-def _fleets_definitions(evaluator: Resolver) -> DefinitionsStatus | None:
-    head: Head | None = evaluator.poll.peek() if evaluator.poll else None
+def _fleets_definitions(current: Engine) -> DefinitionsStatus | None:
+    head: Head | None = current.poller.peek() if current.poller else None
     if head is None:
         return None
     confirmed_at = _moment(head.checked_at) if head.digest else None
     failure = printable(head.failure)  # any text that the shared cache holds
-    late = LATE_INTERVALS * evaluator.settings.poll_interval_seconds + FETCH_SECONDS
+    late = LATE_INTERVALS * current.settings.poll_interval_seconds + FETCH_SECONDS
     age = time.time() - head.checked_at
     if not failure and age > late:
         failure = f"not confirmed for {how_long(age)}"

@@ -12,7 +12,7 @@ from pytest_django import Settings
 from olposthog import conf
 from olposthog._core import engine
 from olposthog._core.agreement import Agreement
-from olposthog._core.resolver import Resolver
+from olposthog._core.engine import Engine
 from olposthog._evaluation.decision import Decision
 from olposthog._evaluation.evaluation import Evaluation
 from olposthog.features import clear_cache, evaluate, for_request, get_feature_flag
@@ -122,7 +122,7 @@ def test_definitions_say_which_flags_are_shared(
             flag("ui", evaluation_runtime="client", **hard),
         ]
     }
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll is not None
     until(lambda: poll.current() is not None)
     other = CLIENT if runtime is Runtime.SERVER else Runtime.SERVER
@@ -210,7 +210,7 @@ def test_clock_that_is_set_back_does_not_pin_the_flags_of_a_runtime() -> None:
 def test_names_of_long_ago_are_not_used(site: PostHogServer, settings: Settings) -> None:
     """A flag that PostHog named for browsers long ago may be the server's by now."""
     clock = Clock()
-    engine._current = Resolver(conf.current(), clock=clock, wall=clock)
+    engine._current = Engine(conf.current(), clock=clock, wall=clock)
     know(CLIENT, "somebody else")
     clock.now += 10 * 86_400
     know(Runtime.SERVER)

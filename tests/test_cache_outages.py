@@ -31,7 +31,7 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from olposthog import conf
 from olposthog._core import engine
-from olposthog._core.resolver import Resolver
+from olposthog._core.engine import Engine
 from olposthog._shared.breaker import State
 from olposthog._shared.shared_cache import JOB_SECONDS, READERS, REST_SECONDS
 from olposthog.features import evaluate
@@ -194,7 +194,7 @@ class Process:
     """A process that shares the cache, as far as flags go."""
 
     def __init__(self, clock: Clock) -> None:
-        self.evaluator = Resolver(conf.current(), clock=clock, wall=clock)
+        self.evaluator = Engine(conf.current(), clock=clock, wall=clock)
         self._people = count()
 
     def ask(self, person: str | None = None) -> str:
@@ -213,7 +213,7 @@ class Process:
     def settle(self) -> None:
         """Wait for what it writes in the background, and for what it tells of that."""
         assert self.evaluator.shared.settle(PATIENCE)
-        self.evaluator._ledger._teller.submit(lambda: None).result(PATIENCE)
+        self.evaluator._storage._teller.submit(lambda: None).result(PATIENCE)
 
 
 @dataclass

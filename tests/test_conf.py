@@ -413,7 +413,7 @@ def test_a_definitions_file_needs_no_posthog(settings, tmp_path):
     settings.POSTHOG_ENABLED = True
     settings.POSTHOG_FLAG_DEFINITIONS_FILE = tmp_path / "flags.json"
 
-    assert conf.current().offline
+    assert conf.current().definitions_file
     assert conf.current().definitions_file == os.fspath(tmp_path / "flags.json")
     assert conf.current().problems == ()
 

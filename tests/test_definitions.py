@@ -17,7 +17,7 @@ from pytest_django import Settings
 
 from olposthog import conf
 from olposthog._core import engine
-from olposthog._core.resolver import Resolver
+from olposthog._core.engine import Engine
 from olposthog._local import Definitions, DefinitionsError, DefinitionsFile, parse, read_strictly
 from olposthog._local.file import RECHECK_SECONDS
 from olposthog._utils.workers import within
@@ -533,7 +533,7 @@ def test_change_of_the_file_is_seen(
     """A new version of the file answers once the process cache has forgotten the old one."""
     settings.POSTHOG_LOCAL_CACHE_SECONDS = 5
     offline.write(flag("beta"))
-    engine._current = Resolver(conf.current(), clock=clock, wall=clock)
+    engine._current = Engine(conf.current(), clock=clock, wall=clock)
     assert is_enabled("beta", opt_unique_id="u1") is True
 
     offline.write(flag("beta", {"groups": []}))
@@ -555,7 +555,7 @@ def test_site_starts_with_a_broken_file(
     settings.FEATURES = {"beta": True}
     if text is not None:
         offline.write_text(text)
-    engine._current = Resolver(conf.current(), clock=clock, wall=clock)
+    engine._current = Engine(conf.current(), clock=clock, wall=clock)
 
     for number in range(10):
         snapshot = evaluate(f"u{number}")
@@ -574,7 +574,7 @@ def test_file_that_breaks_is_survived(
 ) -> None:
     """While the process runs a broken file changes no answer."""
     offline.write(flag("beta"))
-    engine._current = Resolver(conf.current(), clock=clock, wall=clock)
+    engine._current = Engine(conf.current(), clock=clock, wall=clock)
     evaluate("u0")
     offline.write_text("{")
 

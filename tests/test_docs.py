@@ -13,7 +13,7 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.urls import include, path
 
-from olposthog._core.resolver import Resolver
+from olposthog._core.engine import Engine
 from olposthog._utils.workers import Workers
 from olposthog.conf import Settings
 from olposthog.features import configure
@@ -124,15 +124,15 @@ def test_thread_bounds_are_those_of_the_code() -> None:
     settings = Settings(
         enabled=True, project_api_key="k", personal_api_key="k", api_host="http://h"
     )
-    evaluator = Resolver(settings)
-    assert evaluator.poll
+    evaluator = Engine(settings)
+    assert evaluator.poller
     parts = [
         evaluator,
         evaluator.shared,
         evaluator._remote,
-        evaluator._ledger,
-        evaluator._receivers,
-        evaluator.poll,
+        evaluator._storage,
+        evaluator._signals,
+        evaluator.poller,
     ]
     sizes = [one._size for part in parts for one in vars(part).values() if isinstance(one, Workers)]
     refreshers = evaluator._refreshes._workers._size

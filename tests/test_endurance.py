@@ -49,12 +49,12 @@ def endure() -> dict[str, Any]:
     from django.db import connections
 
     from olposthog import conf, counters
-    from olposthog._core import engine, resolver
+    from olposthog._core import engine
     from olposthog.features import is_enabled
 
     clock, lines = Clock(), Lines()
     logging.getLogger().addHandler(lines)
-    evaluator = engine._current = resolver.Resolver(conf.current(), clock=clock, wall=clock)
+    evaluator = engine._current = engine.Engine(conf.current(), clock=clock, wall=clock)
     checks = 0
     people = Counter[bool]()
     piles: list[dict[str, int]] = []
@@ -75,7 +75,7 @@ def endure() -> dict[str, Any]:
                     "threads": threading.active_count(),
                     "files": len(list(Path("/proc/self/fd").iterdir())),
                     "objects": len(gc.get_objects()),
-                    "answers": len(evaluator.recent),
+                    "answers": len(evaluator.memory),
                     "queued": len(evaluator._workers._jobs) + len(evaluator.shared._writer._jobs),
                     "connections": sum(one.connection is not None for one in connections.all()),
                 }

@@ -17,9 +17,9 @@ from django.core.cache.backends.locmem import LocMemCache
 from pytest_django import Settings
 
 from olposthog import conf
-from olposthog._core import engine, resolver
-from olposthog._core.context import Query
-from olposthog._core.resolver import Resolver
+from olposthog._core import engine
+from olposthog._core.context import EvaluationContext
+from olposthog._core.engine import Engine
 from olposthog._shared.breaker import State
 from olposthog.features import (
     ais_enabled,
@@ -63,17 +63,17 @@ class Clock:
         return self.now
 
 
-def start_on(clock: Clock) -> Resolver:
+def start_on(clock: Clock) -> Engine:
     """Let this process begin again, by the test's clock."""
     engine.reset()
-    engine._current = Resolver(conf.current(), clock=clock, wall=clock)
+    engine._current = Engine(conf.current(), clock=clock, wall=clock)
     return engine._current
 
 
 def settle() -> None:
     """Wait for the writes to the shared cache and for what they tell; nobody else waits."""
     assert engine.current().shared.settle(10)
-    engine.current()._ledger._teller.submit(lambda: None).result(10)
+    engine.current()._storage._teller.submit(lambda: None).result(10)
 
 
 def circuit() -> State:
@@ -146,7 +146,7 @@ def test_process_cache_is_bounded(enabled: PostHogServer, settings: Settings) ->
     for number in range(5):
         evaluate(f"u{number}")
 
-    assert len(engine.current().recent) == 3
+    assert len(engine.current().memory) == 3
 
 
 def test_shared_cache_serves_another_process(
@@ -344,7 +344,7 @@ def test_nobody_waits_for_the_trip_threshold_to_the_end() -> None:
     """A flight lands, and its callers give up, before the time that was promised."""
     evaluator = engine.current()
 
-    assert evaluator._flight_seconds < evaluator.wait_seconds
+    assert evaluator.evaluation_seconds < evaluator.wait_seconds
     assert evaluator.wait_seconds < evaluator.settings.trip_threshold_seconds
 
 
@@ -356,8 +356,8 @@ def test_more_callers_than_can_wait_are_answered_at_once(
     evaluator = engine.current()
     with every_flight_taken():
         evaluator._workers._backlog = 1
-        waiting = evaluator.flight(query("first"))
-        assert evaluator.flight(query("second")).result(0).source is Source.FALLBACK
+        waiting = evaluator.start(query("first"), None)
+        assert evaluator.start(query("second"), None).result(0).source is Source.FALLBACK
         assert not waiting.done()
 
 
@@ -369,7 +369,7 @@ def test_an_unforeseen_error_is_a_fallback(
 ) -> None:
     """Whatever goes wrong on the way, the caller gets FEATURES, and the log gets the traceback."""
     settings.FEATURES = {"beta": True}
-    monkeypatch.setattr(engine.current()._entries, "read", lambda *_: 1 / 0)
+    monkeypatch.setattr(engine.current()._evaluations, "read", lambda *_: 1 / 0)
 
     assert evaluate("u1").flags == {"beta": True}
     assert "ZeroDivisionError" in caplog.text
@@ -390,7 +390,7 @@ def test_retries_heed_what_other_processes_found_out(
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
     fail_times(enabled, 1)
     settle()
-    opening = caches["durable"].get(engine.current()._ledger.state_key)
+    opening = caches["durable"].get(engine.current()._storage.state_key)
     caches["durable"].clear()
     another_process()
     enabled.flags_fault = Status(502)
@@ -400,7 +400,7 @@ def test_retries_heed_what_other_processes_found_out(
             asked = pool.submit(evaluate, "u1")
             enabled.wait_for_flag_calls(2)
             settle()
-            caches["durable"].set(engine.current()._ledger.state_key, opening)
+            caches["durable"].set(engine.current()._storage.state_key, opening)
         assert asked.result().source is Source.FALLBACK
 
     assert len(enabled.flag_calls) == 2
@@ -419,7 +419,7 @@ def test_different_people_fly_separately(enabled: PostHogServer) -> None:
 def test_more_people_than_flights_are_all_answered(enabled: PostHogServer) -> None:
     """People beyond the bound on concurrent flights wait their turn and get PostHog's answer."""
     enabled.flags = {"beta": True}
-    people = [f"u{number}" for number in range(resolver.FLIGHTS * 3)]
+    people = [f"u{number}" for number in range(engine.MAX_EVALUATIONS * 3)]
 
     with ThreadPoolExecutor(len(people)) as pool:
         answers = list(pool.map(evaluate, people))
@@ -432,15 +432,15 @@ def test_more_people_than_flights_are_all_answered(enabled: PostHogServer) -> No
 @contextmanager
 def every_flight_taken() -> Iterator[None]:
     """Until the block ends, who boards a flight waits on the ground."""
-    everyone_waits = threading.Barrier(resolver.FLIGHTS + 1)
+    everyone_waits = threading.Barrier(engine.MAX_EVALUATIONS + 1)
     takeoff = threading.Event()
 
     def occupy() -> Any:
         everyone_waits.wait(10)
         takeoff.wait()  # a caller who waits for a flight without a limit waits for ever
 
-    for number in range(resolver.FLIGHTS):
-        engine.current()._flights.join(number, occupy)
+    for number in range(engine.MAX_EVALUATIONS):
+        engine.current()._evaluations_under_way.join(number, occupy)
     everyone_waits.wait(10)
     try:
         yield
@@ -458,7 +458,7 @@ def test_own_congestion_is_no_failure_of_posthog(
 
     with every_flight_taken():
         assert evaluate("late").source is Source.FALLBACK
-    engine.current().flight(query("late")).result(10)
+    engine.current().start(query("late"), None).result(10)
     evaluate("known")
 
     assert circuit() is State.CLOSED
@@ -552,12 +552,12 @@ def test_slow_posthog_is_given_up(enabled: PostHogServer, fallback: Settings, fa
     assert_features_answer("u1")
 
     assert len(enabled.flag_calls) == 1
-    engine.current().flight(query("u1")).result(10)
+    engine.current().start(query("u1"), None).result(10)
     assert circuit() is State.OPEN
 
 
-def query(person: str) -> Query:
-    return Query.of(Identity(person), Runtime.SERVER)
+def query(person: str) -> EvaluationContext:
+    return EvaluationContext.of(Identity(person), Runtime.SERVER)
 
 
 def test_half_open_tls_is_given_up(enabled: PostHogServer, fallback: Settings) -> None:
@@ -569,7 +569,7 @@ def test_half_open_tls_is_given_up(enabled: PostHogServer, fallback: Settings) -
     assert_features_answer("u1")
 
     assert enabled.requests == []
-    engine.current().flight(query("u1")).result(10)
+    engine.current().start(query("u1"), None).result(10)
     assert circuit() is State.OPEN
 
 
@@ -728,7 +728,7 @@ def test_one_hang_opens_the_circuit(enabled: PostHogServer, settings: Settings) 
     enabled.fault = Hang()
 
     evaluate("u1")
-    engine.current().flight(query("u1")).result(10)
+    engine.current().start(query("u1"), None).result(10)
 
     assert circuit() is State.OPEN
     enabled.heal()
@@ -823,7 +823,7 @@ def test_outdated_read_does_not_undo_an_opening(enabled: PostHogServer, settings
     evaluator = engine.current()
     evaluate("u1")
     settle()
-    closed = caches["durable"].get(evaluator._ledger.state_key)
+    closed = caches["durable"].get(evaluator._storage.state_key)
     assert closed is not None
 
     fail_times(enabled, 1)

@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from olposthog import conf
 from olposthog._core import engine
-from olposthog._core.resolver import Resolver
+from olposthog._core.engine import Engine
 from olposthog.features import clear_cache, evaluate, get_feature_flag
 from olposthog.inspection import source_of
 from olposthog.snapshot import FlagSnapshot, Source
@@ -52,7 +52,7 @@ def site(enabled: PostHogServer, settings: Settings, clock: Clock) -> PostHogSer
 def start(clock: Clock) -> None:
     """Begin as another process, by the test's clock."""
     engine.reset()
-    engine._current = Resolver(conf.current(), clock=clock, wall=clock)
+    engine._current = Engine(conf.current(), clock=clock, wall=clock)
 
 
 def ask(who: str = "u1") -> FlagSnapshot:

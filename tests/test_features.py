@@ -713,7 +713,7 @@ def test_request_of_a_user_is_answered_in_a_loop(
 
     assert asyncio.run(ask()) == "42"
     assert caplog.messages == [
-        "for_request() can block the event loop it runs in; await aevaluate(request=...)."
+        "for_request() can block the event loop it runs in; await afor_request()."
     ]
 
 
@@ -880,4 +880,4 @@ def test_no_request_is_no_request(enabled: PostHogServer) -> None:
     assert evaluate("u1", request=None).distinct_id == "u1"
     request = RequestFactory().get("/")
     assert evaluate(request=request, person_properties=None, groups=None).anonymous
-    assert engine.current().recent.get(key_of_person("u1")) is not None
+    assert engine.current().memory.get(key_of_person("u1")) is not None

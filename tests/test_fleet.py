@@ -283,7 +283,7 @@ def store_entries(number: int) -> None:
     evaluator = engine.current()
     for index in range(number):
         found = Found(None, None, None, ("", ""), None)
-        evaluator._entries.keep(f"question {index}", Evaluation({}, 0.0), found)
+        evaluator._evaluations.keep(f"question {index}", Evaluation({}, 0.0), found)
     assert evaluator.shared.settle(PATIENCE)
 
 
@@ -315,7 +315,7 @@ def cache_clear_and_lose_generations() -> None:
 
     evaluate_ada()
     clear_cache()
-    entries = engine.current()._entries
+    entries = engine.current()._evaluations
     names = ["all", *map(str, range(GENERATION_BUCKETS))]
     caches["durable"].delete_many([f"{entries._generation_prefix}{name}" for name in names])
 

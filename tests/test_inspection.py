@@ -212,7 +212,7 @@ def test_what_definitions_decide_stays_local_in_an_outage(
     settings.FEATURES = {"undecided": True}
     enabled.definitions = {"flags": [flag("beta"), flag("undecided", where(PLAN))]}
     enabled.flags_fault = Status(500)
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     poll.look()
 
@@ -291,7 +291,7 @@ def test_posthog_decides_what_definitions_cannot(
     settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
     enabled.definitions = {"flags": [SOUND, CONTINUOUS, STATIC]}
     enabled.flags = {"continuous": "blue"}
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     poll.look()
 

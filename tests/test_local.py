@@ -52,7 +52,7 @@ def defined(enabled: PostHogServer, settings: Settings) -> Callable[..., None]:
 def boot() -> None:
     """Let a new process have its definitions before the first flag is asked for."""
     engine.reset()
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll is not None
     until(lambda: poll.current() is not None)
     poll.settle(PATIENCE)

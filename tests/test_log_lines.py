@@ -88,8 +88,7 @@ def an_exception_of_a_condition(site: Site) -> None:
 
     content = json.dumps({"flags": [{"key": HOSTILE, "active": True, "filters": {"groups": []}}]})
     read_definitions(site.settings, site.folder / "flags.json", content)
-    file = engine.current().file
-    evaluator = file and file.current()
+    evaluator = engine.current().definitions.current()
     assert evaluator
     site.monkeypatch.setitem(evaluator._compiled, HOSTILE, Compiled())
     get_all_feature_flags("u2")
@@ -98,7 +97,7 @@ def an_exception_of_a_condition(site: Site) -> None:
 def keys_in_posthogs_definitions(site: Site) -> None:
     site.settings.POSTHOG_PERSONAL_API_KEY = "phx_personal"
     site.posthog.definitions = hostile_definitions()
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     poll.look()
 
@@ -106,7 +105,7 @@ def keys_in_posthogs_definitions(site: Site) -> None:
 def an_error_for_definitions(site: Site) -> None:
     site.settings.POSTHOG_PERSONAL_API_KEY = "phx_personal"
     site.posthog.definitions_fault = Status(500, body=HOSTILE)
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     poll.look()
 
@@ -328,7 +327,7 @@ def test_status_escapes_what_the_shared_cache_holds(
 ) -> None:
     """A failure that someone wrote into the shared cache is one line in the status."""
     settings.POSTHOG_PERSONAL_API_KEY = "phx_personal"
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     caches["durable"].set(poll._key("head"), Head("t", FETCH_SECONDS, failure=HOSTILE).to_text())
 

@@ -1187,7 +1187,7 @@ def polling(enabled: PostHogServer, settings: Settings) -> PostHogServer:
 
 
 def poll() -> DefinitionsPoller[Any]:
-    found = engine.current().poll
+    found = engine.current().poller
     assert found is not None
     return found
 
@@ -1289,7 +1289,7 @@ def test_nothing_starts_before_a_flag_is_asked_for(polling: PostHogServer) -> No
     """Building the evaluator starts no thread and asks nobody."""
     before = threads()
 
-    assert engine.current().poll is not None
+    assert engine.current().poller is not None
 
     assert threads() == before
     assert polling.requests == []
@@ -1315,7 +1315,7 @@ def test_nobody_polls_who_need_not(
 
     evaluate("u1")
 
-    assert engine.current().poll is None
+    assert engine.current().poller is None
     assert "olposthog-definitions" not in threads()
     assert polling.definition_calls == []
 

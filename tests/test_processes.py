@@ -380,7 +380,7 @@ def threads_that_poll() -> dict[str, Any]:
     from olposthog._core import engine
 
     source_of("early")
-    poll = engine.current().poll
+    poll = engine.current().poller
     until(lambda: poll and poll.current())
     engine.current().shared.settle(PATIENCE)  # nothing is amid a write when it forks
     names = sorted(thread.name for thread in threading.enumerate())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from olposthog import conf
-from olposthog._core.remote import CALLS, OUTCOMES, Remote
+from olposthog._core.remote import MAX_CALLS, OUTCOMES, Remote
 from olposthog._evaluation.evaluation import Evaluation
 from olposthog._posthog import PostHogApi, api
 from olposthog._shared.breaker import Breaker, State
@@ -90,7 +90,7 @@ class Line:
         sleep = clock.sleep if isinstance(clock, Clock) else time.sleep
         self.gateway = PostHogApi(
             conf.Settings(**{**connection, "max_retries": 0, **settings}),
-            connections=CALLS,
+            connections=MAX_CALLS,
             clock=clock,
             sleep=sleep,
         )
@@ -275,19 +275,19 @@ def call_threads() -> set[threading.Thread]:
 
 
 def test_abandoned_calls_are_bounded(posthog: PostHogServer) -> None:
-    """However many calls are given up, at most `CALLS` threads and connections are in use."""
+    """However many calls are given up, at most `MAX_CALLS` threads and connections are in use."""
     posthog.fault = Hang()
     line = Line(posthog, failure_threshold=10_000, slow_seconds=1)
     before = call_threads()
 
-    with posthog.gate(), ThreadPoolExecutor(3 * CALLS) as pool:
-        asked = [pool.submit(line.ask, 0.3, f"u{number}") for number in range(3 * CALLS)]
-        posthog.wait_for_flag_calls(CALLS)
+    with posthog.gate(), ThreadPoolExecutor(3 * MAX_CALLS) as pool:
+        asked = [pool.submit(line.ask, 0.3, f"u{number}") for number in range(3 * MAX_CALLS)]
+        posthog.wait_for_flag_calls(MAX_CALLS)
         in_use = posthog.connections
 
-    assert [one.result() for one in asked] == [None] * (3 * CALLS)
-    assert in_use == CALLS
-    assert len(call_threads() - before) == CALLS
+    assert [one.result() for one in asked] == [None] * (3 * MAX_CALLS)
+    assert in_use == MAX_CALLS
+    assert len(call_threads() - before) == MAX_CALLS
     assert all(thread.daemon for thread in call_threads())
     line.remote.close()
 
@@ -299,17 +299,17 @@ def test_abandoned_calls_end(posthog: PostHogServer, fault: Fault) -> None:
     line = Line(posthog, failure_threshold=10_000, slow_seconds=1)
     before = call_threads()
     posthog.fault = fault
-    with ThreadPoolExecutor(CALLS) as pool:
-        list(pool.map(lambda number: line.ask(0.3, f"u{number}"), range(CALLS)))
+    with ThreadPoolExecutor(MAX_CALLS) as pool:
+        list(pool.map(lambda number: line.ask(0.3, f"u{number}"), range(MAX_CALLS)))
 
     posthog.wait_until(lambda: not posthog.connections)
     posthog.heal()
-    with ThreadPoolExecutor(CALLS) as pool, posthog.gate():
-        asked = [pool.submit(line.ask, PATIENCE, f"u{number}") for number in range(CALLS)]
-        posthog.wait_until(lambda: posthog.in_flight == CALLS)
+    with ThreadPoolExecutor(MAX_CALLS) as pool, posthog.gate():
+        asked = [pool.submit(line.ask, PATIENCE, f"u{number}") for number in range(MAX_CALLS)]
+        posthog.wait_until(lambda: posthog.in_flight == MAX_CALLS)
 
     assert all(one.result() for one in asked)
-    assert len(call_threads() - before) == CALLS
+    assert len(call_threads() - before) == MAX_CALLS
     line.remote.close()
     for thread in call_threads() - before:
         thread.join(PATIENCE)

@@ -147,7 +147,7 @@ def test_estimates_are_near_what_is_measured(enabled: PostHogServer, settings: S
     settings.POSTHOG_LOCAL_CACHE_SECONDS = 3600
     evaluate("first")
     evaluator = engine.current()
-    before = evaluator.recent.bytes
+    before = evaluator.memory.bytes
     with memory.traced(enabled) as taken:
         for number in range(10):
             items = [{"name": f"item-{number}-{item}"} for item in range(500)]
@@ -155,7 +155,7 @@ def test_estimates_are_near_what_is_measured(enabled: PostHogServer, settings: S
             evaluate(f"visitor-{number}")
         evaluator.settle(memory.PATIENCE)
         enabled.flags = {}
-    estimated = evaluator.recent.bytes - before
+    estimated = evaluator.memory.bytes - before
 
     assert estimated / 4 < taken.bytes < estimated * 2
 

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_django import Settings
 
 from olposthog._evaluation.decision import JSON, Decision
 from olposthog._evaluation.evaluation import Evaluation
+from olposthog.features import evaluate
 from olposthog.identity import Identity
 from olposthog.snapshot import FlagSnapshot, Runtime, Source, answer
 
@@ -234,10 +236,11 @@ def test_parts_can_be_copied(original: object, copied: Callable[[object], object
         setattr(found, fields(found)[0].name, None)
 
 
-def test_snapshot_is_not_touched_by_its_sources() -> None:
+def test_snapshot_is_not_touched_by_its_sources(settings: Settings) -> None:
     """What happens to the settings' dictionary afterwards does not reach a snapshot."""
     features: dict[str, bool | str] = {"x": True}
-    kept = snapshot(None, features)
+    settings.FEATURES = features
+    kept = evaluate("u1")
 
     features["x"] = False
 

@@ -15,8 +15,8 @@ from pytest_django import Settings
 
 from olposthog import conf
 from olposthog._core import engine
-from olposthog._core.context import Query
-from olposthog._core.resolver import REFRESHES, Resolver
+from olposthog._core.context import EvaluationContext
+from olposthog._core.engine import MAX_REFRESHES, Engine
 from olposthog._shared.breaker import State
 from olposthog.features import clear_cache, evaluate, is_enabled
 from olposthog.identity import Identity
@@ -69,12 +69,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def start(clock: Clock) -> Iterator[Callable[[], Resolver]]:
+def start(clock: Clock) -> Iterator[Callable[[], Engine]]:
     """Starts processes by the test's clock; the last one is this process."""
-    started: list[Resolver] = []
+    started: list[Engine] = []
 
-    def start_one() -> Resolver:
-        started.append(Resolver(conf.current(), clock=clock, wall=clock))
+    def start_one() -> Engine:
+        started.append(Engine(conf.current(), clock=clock, wall=clock))
         engine._current = started[-1]
         return started[-1]
 
@@ -83,24 +83,24 @@ def start(clock: Clock) -> Iterator[Callable[[], Resolver]]:
         one.close()
 
 
-def query(person: str) -> Query:
-    return Query.of(Identity(person), Runtime.SERVER)
+def query(person: str) -> EvaluationContext:
+    return EvaluationContext.of(Identity(person), Runtime.SERVER)
 
 
-def ask(process: Resolver, person: str = "u1") -> FlagSnapshot:
+def ask(process: Engine, person: str = "u1") -> FlagSnapshot:
     """Ask one of several processes, as `evaluate` asks the current one."""
     wanted = query(person)
-    return process.at_hand(wanted) or process.flight(wanted).result(PATIENCE)
+    return process.lookup(wanted, None) or process.start(wanted, None).result(PATIENCE)
 
 
-def settle(*processes: Resolver) -> None:
+def settle(*processes: Engine) -> None:
     """See off the refreshes and the writes."""
     for process in processes or (engine.current(),):
         until(lambda process=process: not process._refreshes._under_way)  # type: ignore[misc]  # bound per turn
         assert process.shared.settle(PATIENCE)
 
 
-def known(process: Resolver, person: str = "u1") -> FlagSnapshot:
+def known(process: Engine, person: str = "u1") -> FlagSnapshot:
     """Have a process ask PostHog, and the fleet know the answer."""
     snapshot = ask(process, person)
     assert snapshot.source is Source.POSTHOG
@@ -118,7 +118,7 @@ def change(posthog: PostHogServer) -> None:
 
 
 def test_fresh_answers_are_as_before(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """While an answer is fresh, PostHog is not asked, in the background either."""
     process = start()
@@ -172,7 +172,7 @@ def test_entry_that_never_goes_stale_never_expires(site: PostHogServer, settings
 
 
 def test_without_windows_stale_means_asked_again(
-    site: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    site: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """With both windows 0 the caller waits for PostHog, and an outage means FEATURES."""
     process = start()
@@ -191,7 +191,7 @@ def test_without_windows_stale_means_asked_again(
 
 
 def test_without_windows_what_is_fresh_is_not_called_stale(
-    site: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    site: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """Who waited in vain for the shared cache gets what the process knows, fresh as it is."""
     process = start()
@@ -207,7 +207,7 @@ def test_without_windows_what_is_fresh_is_not_called_stale(
 
 
 def test_known_value_at_once(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """Inside the window callers have their answer while the refresh is still under way."""
     process = start()
@@ -229,7 +229,7 @@ def test_known_value_at_once(
 
 
 def test_refreshed_value_is_next(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """When the refresh has landed, everyone has its answer, and it is fresh again."""
     process, other = start(), start()
@@ -255,7 +255,7 @@ def test_refreshed_value_is_next(
 
 
 def test_refreshed_value_replaces_what_the_process_remembers(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """A refresh is in effect at once, not when POSTHOG_LOCAL_CACHE_SECONDS are over."""
     settings.POSTHOG_LOCAL_CACHE_SECONDS = 30
@@ -272,7 +272,7 @@ def test_refreshed_value_replaces_what_the_process_remembers(
 
 
 def test_one_refresh_in_the_fleet(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """Several processes that see the same overdue answer make one request."""
     fleet = [start() for _ in range(4)]
@@ -291,7 +291,7 @@ def test_one_refresh_in_the_fleet(
 
 
 def test_one_refresh_per_person(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """Each person's answer is refreshed for itself."""
     process = start()
@@ -310,7 +310,7 @@ def test_one_refresh_per_person(
 
 
 def test_failed_refresh_is_tried_again(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """A refresh that failed is repeated once in a trip threshold, not with each question."""
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 100
@@ -333,7 +333,7 @@ def test_failed_refresh_is_tried_again(
 
 
 def test_refresher_that_dies_is_replaced(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """A process that claimed the refresh and died costs one trip threshold."""
     process = start()
@@ -342,7 +342,7 @@ def test_refresher_that_dies_is_replaced(
     clock.now += FRESH
     assert snapshot.evaluation is not None
     dead = start()
-    assert dead._entries.claim_refresh(dead._question(query("u1")), snapshot.evaluation, 0)
+    assert dead._evaluations.claim_refresh(query("u1").to_text("tests"), snapshot.evaluation, 0)
 
     ask(process)
     settle(process)
@@ -354,7 +354,7 @@ def test_refresher_that_dies_is_replaced(
 
 
 def test_hanging_posthog_and_many_people(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """However many answers are overdue, a hanging PostHog sees a few requests at once."""
     process = start()
@@ -366,16 +366,16 @@ def test_hanging_posthog_and_many_people(
 
     with windows.gate():
         answers = [ask(process, person) for person in people]
-        windows.wait_for_flag_calls(REFRESHES)
+        windows.wait_for_flag_calls(MAX_REFRESHES)
         answers += [ask(process, person) for person in people]
-        assert len(windows.flag_calls) == windows.in_flight == REFRESHES
+        assert len(windows.flag_calls) == windows.in_flight == MAX_REFRESHES
     settle(process)
 
     assert {answer.flags["beta"] for answer in answers} == {"old"}
 
 
 def test_hang_opens_the_circuit(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """Refreshes are calls like others: one that hangs trips the breaker, and no caller waited."""
     settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 0.3
@@ -397,7 +397,7 @@ def test_hang_opens_the_circuit(
 
 
 def test_open_circuit_inside_the_window(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """With the circuit open nobody revalidates: the answer is the same, and says so."""
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
@@ -417,7 +417,7 @@ def test_open_circuit_inside_the_window(
 
 
 def test_refresh_may_be_the_probe(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """After the cooldown a refresh probes, so revalidating traffic alone closes the circuit."""
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 1
@@ -440,7 +440,7 @@ def test_refresh_may_be_the_probe(
 
 
 def test_past_the_window_callers_wait(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """After the window PostHog answers the caller, as it always did."""
     process = start()
@@ -457,7 +457,7 @@ def test_past_the_window_callers_wait(
 
 
 def test_revalidating_without_a_shared_cache(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """A process that cannot reach the shared cache revalidates what it knows by itself."""
     process = start()
@@ -473,12 +473,12 @@ def test_revalidating_without_a_shared_cache(
     assert len(windows.flag_calls) == 1
 
 
-def settle_refreshes(process: Resolver) -> None:
+def settle_refreshes(process: Engine) -> None:
     until(lambda: not process._refreshes._under_way)
 
 
 def test_refresh_that_nobody_can_claim(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """Where the shared cache can be read and not written, each process refreshes for itself."""
     process = start()
@@ -499,7 +499,7 @@ def test_refresh_that_nobody_can_claim(
 
 
 def test_refresh_that_the_cache_dropped(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """Who refreshed serves what came of it, though the shared cache still has the old answer."""
     process = start()
@@ -515,7 +515,7 @@ def test_refresh_that_the_cache_dropped(
 
 
 def test_refresh_does_not_undo_a_clearing(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """What a refresh was asked for before a clearing is served to nobody after it."""
     settings.POSTHOG_LOCAL_CACHE_SECONDS = 30
@@ -556,7 +556,7 @@ def open_circuit(posthog: PostHogServer) -> None:
 @pytest.mark.parametrize("past", [REVALIDATE, IF_ERROR - 0.1])
 def test_last_known_values_in_an_outage(
     windows: PostHogServer,
-    start: Callable[[], Resolver],
+    start: Callable[[], Engine],
     clock: Clock,
     trouble: Callable[[PostHogServer], None],
     past: float,
@@ -578,7 +578,7 @@ def test_last_known_values_in_an_outage(
 
 
 def test_last_known_values_when_posthog_hangs(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """A caller who waited in vain gets the last known values, too."""
     settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 0.3
@@ -594,7 +594,7 @@ def test_last_known_values_when_posthog_hangs(
 
 
 def test_past_the_window_features_answer(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """After the window what was known is too old."""
     process = start()
@@ -609,7 +609,7 @@ def test_past_the_window_features_answer(
 
 
 def test_recovery_ends_staleness(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """As soon as PostHog answers again, its answer counts."""
     process = start()
@@ -626,7 +626,7 @@ def test_recovery_ends_staleness(
 
 
 def test_unknown_person_has_no_stale_values(
-    windows: PostHogServer, start: Callable[[], Resolver]
+    windows: PostHogServer, start: Callable[[], Engine]
 ) -> None:
     """Who was never evaluated falls back, whatever is known of others."""
     process = start()
@@ -637,7 +637,7 @@ def test_unknown_person_has_no_stale_values(
 
 
 def test_stale_values_are_exposures(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """A stale value is PostHog's decision, so reading it counts for experiments."""
     known(start())
@@ -652,7 +652,7 @@ def test_stale_values_are_exposures(
 
 
 def test_stale_answer_is_remembered_in_the_process_only(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """Thirty checks cost one failure; after POSTHOG_LOCAL_CACHE_SECONDS PostHog is asked again."""
     settings.POSTHOG_LOCAL_CACHE_SECONDS = 5
@@ -682,7 +682,7 @@ def test_stale_answer_is_remembered_in_the_process_only(
 def test_cleared_person_is_never_served_stale(
     *,
     windows: PostHogServer,
-    start: Callable[[], Resolver],
+    start: Callable[[], Engine],
     clock: Clock,
     whom: str | None,
     elsewhere: bool,
@@ -701,7 +701,7 @@ def test_cleared_person_is_never_served_stale(
 
 
 def test_cleared_amid_a_call(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """What PostHog was asked for before a clearing is not served when the cache dies after it."""
     process = start()
@@ -718,7 +718,7 @@ def test_cleared_amid_a_call(
 
 
 def test_cleared_amid_a_read(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """What was read before a clearing and looked at after it is not served when the cache dies."""
     process = start()
@@ -741,7 +741,7 @@ def test_cleared_amid_a_read(
 @pytest.mark.parametrize("trouble", [fail, refuse, open_circuit])
 def test_own_last_known_values_when_the_cache_is_dead_too(
     windows: PostHogServer,
-    start: Callable[[], Resolver],
+    start: Callable[[], Engine],
     clock: Clock,
     trouble: Callable[[PostHogServer], None],
 ) -> None:
@@ -759,7 +759,7 @@ def test_own_last_known_values_when_the_cache_is_dead_too(
 
 
 def test_what_was_read_along_is_known_too(
-    windows: PostHogServer, start: Callable[[], Resolver], clock: Clock
+    windows: PostHogServer, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """A process knows what it found in the shared cache, and not only what it asked for itself."""
     known(start())
@@ -774,7 +774,7 @@ def test_what_was_read_along_is_known_too(
 
 
 def test_last_known_values_are_bounded(
-    windows: PostHogServer, settings: Settings, start: Callable[[], Resolver]
+    windows: PostHogServer, settings: Settings, start: Callable[[], Engine]
 ) -> None:
     """A process knows no more people than POSTHOG_LOCAL_CACHE_MAX_ENTRIES."""
     settings.POSTHOG_LOCAL_CACHE_MAX_ENTRIES = 3
@@ -782,11 +782,11 @@ def test_last_known_values_are_bounded(
     for number in range(6):
         ask(process, f"u{number}")
 
-    assert len(process._entries._own) == 3
+    assert len(process._evaluations._own) == 3
 
 
 def test_giving_up_inside_the_window_for_revalidation(
-    site: PostHogServer, settings: Settings, start: Callable[[], Resolver], clock: Clock
+    site: PostHogServer, settings: Settings, start: Callable[[], Engine], clock: Clock
 ) -> None:
     """Who waited in vain for the shared cache may have what others get at once."""
     settings.POSTHOG_STALE_WHILE_REVALIDATE_SECONDS = REVALIDATE
@@ -842,7 +842,7 @@ def test_windows_are_those_of_http(
     alias = {**settings.CACHES["durable"], "TIMEOUT": fresh}
     settings.CACHES = {**settings.CACHES, "durable": alias}
     clock = Clock()
-    process = Resolver(conf.current(), clock=clock, wall=clock)
+    process = Engine(conf.current(), clock=clock, wall=clock)
     site.heal()
     site.flags = {"beta": Variant("old", payload={"version": 1})}
     assert ask(process).source is Source.POSTHOG

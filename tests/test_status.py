@@ -91,7 +91,7 @@ def polling(
     """A fleet with local evaluation, one process of which has fetched definitions."""
     settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
     enabled.definitions = {"flags": [flag("a"), flag("b")]}
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     poll.look()
     assert engine.current().shared.settle(PATIENCE)
@@ -102,7 +102,7 @@ def polling(
 
 def rewrite_head(**changes: Any) -> None:
     """Change what the fleet knows of its definitions."""
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     head = poll.peek()
     assert head
@@ -159,7 +159,7 @@ def test_posthog_is_not_asked(polling: PostHogServer) -> None:
     polling.wait_until(lambda: polling.in_flight == 0)
 
     assert polling.requests == []
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll is not None
     assert poll._thread is None
 
@@ -249,14 +249,14 @@ def test_circuit_of_this_process_alone(
 def test_nonsense_is_no_time(enabled: PostHogServer, opened_at: str) -> None:
     """A state that names no time, whoever wrote it, opens nothing and breaks nothing."""
     state = f'{{"token": "x", "opened_at": {opened_at}, "presumed": false}}'
-    caches["durable"].set(engine.current()._ledger.state_key, state)
+    caches["durable"].set(engine.current()._storage.state_key, state)
 
     assert status().headline == "ok"
 
 
 def test_garbage_in_the_place_of_the_state(enabled: PostHogServer) -> None:
     """What another version wrote is no state: closed, as far as anybody knows."""
-    key = engine.current()._ledger.state_key
+    key = engine.current()._storage.state_key
     caches["durable"].set(key, "{", None)
 
     assert status().circuit == Circuit(State.CLOSED, None)
@@ -339,7 +339,7 @@ def test_failing_fetch_degrades(
 ) -> None:
     """Why definitions cannot be fetched is known to the whole fleet."""
     settings.POSTHOG_PERSONAL_API_KEY = "phx_wrong"
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     poll.look()
     assert engine.current().shared.settle(PATIENCE)
@@ -374,7 +374,7 @@ def test_time_of_another_world_is_no_exception(polling: PostHogServer) -> None:
 
 def test_head_of_an_earlier_version(polling: PostHogServer) -> None:
     """A head without the number of flags is still one."""
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     key = poll._key("head")
     written = json.loads(caches["durable"].get(key))
@@ -407,7 +407,7 @@ def test_head_with_a_wrong_time_is_none() -> None:
 def test_definitions_in_use_are_the_fleets(polling: PostHogServer) -> None:
     """A process that has none of its own reads the fleet's, and starts no thread for it."""
     found = definitions_in_use()
-    poll = engine.current().poll
+    poll = engine.current().poller
 
     assert found is not None
     assert list(found.definitions.flags) == ["a", "b"]
@@ -418,7 +418,7 @@ def test_definitions_in_use_are_the_fleets(polling: PostHogServer) -> None:
 
 def test_definitions_in_use_are_the_processs_own(polling: PostHogServer) -> None:
     """Where a process has the fleet's definitions already, they are not read again."""
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     poll.look()
     assert poll.head
@@ -439,7 +439,7 @@ def test_definitions_that_are_not_stored(
 
 def test_definitions_of_another_version(polling: PostHogServer) -> None:
     """What only another version of this library can read is none, and no exception."""
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     text = PackedText.of("[]")
     assert text.store(caches["durable"], poll._prefix)

@@ -144,7 +144,7 @@ def test_haste_is_no_cache_entry(enabled: PostHogServer, hasty: Callable[[], Htt
 
     assert (snapshot.source, snapshot.distinct_id) == (Source.FALLBACK, "")
     assert (snapshot.anonymous, snapshot.evaluation) == (True, None)
-    assert len(engine.current().recent) == 0
+    assert len(engine.current().memory) == 0
     assert shared._cache == before
 
 

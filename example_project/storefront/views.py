@@ -99,7 +99,7 @@ def live(request: HttpRequest) -> HttpResponse:
 def _posthog() -> dict[str, str] | None:
     """Return what posthog-js needs, where there is a PostHog."""
     settings = conf.current()
-    if not settings.enabled or settings.offline:
+    if not settings.enabled or settings.definitions_file:
         return None
     return {"token": settings.project_api_key, "host": settings.api_host}
 

@@ -97,7 +97,7 @@ class Exposures:
     """Reports each exposure once in the life of a process."""
 
     def __init__(self, settings: conf.Settings) -> None:
-        self._wanted = settings.send_events and settings.asks_posthog
+        self._wanted = settings.send_events and settings.mode is conf.Mode.REMOTE
         self._reported: dict[Hashable, None] = {}
         self._lock = threading.Lock()
 

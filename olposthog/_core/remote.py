@@ -20,7 +20,7 @@ from olposthog.snapshot import Runtime
 
 log = get_logger(__name__)
 
-CALLS = 16
+MAX_CALLS = 16
 """How many calls to PostHog one process has under way at most, abandoned ones included."""
 MAX_LATE_SECONDS = 1.0
 """How late a call may end after its deadline. If it ends later, this process was paused."""
@@ -45,7 +45,7 @@ class Remote:
         self._refresh = refresh
         self._slow_seconds = slow_seconds
         self._clock = clock
-        self._workers = Workers("olposthog-call", size=CALLS, backlog=CALLS)
+        self._workers = Workers("olposthog-call", size=MAX_CALLS, backlog=MAX_CALLS)
         self._log_throttle = LogThrottle(clock)
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Remote:
             return None  # settings have changed, and nobody asks by these any more
         except Saturated:
             OUTCOMES.count("failed")
-            self._breaker.failed(permit, f"{CALLS} calls hang")
+            self._breaker.failed(permit, f"{MAX_CALLS} calls hang")
             return None
         try:
             evaluation = future.result(max(0.0, deadline - started))

@@ -1,327 +1,275 @@
-"""Where an answer comes from: the order of sources, for one process.
+"""The order of sources: which one provides a person's flags.
 
-    process cache → local evaluation → shared cache → PostHog → stale → settings.FEATURES
+    memory cache → local evaluation → shared cache → PostHog → stale entry → settings.FEATURES
 
-The first two are at hand. The rest is a flight: it has a deadline, and all callers for one person
-share it. What definitions decide takes precedence in all that follows.
+The first two need no I/O. The rest runs on a worker thread with a deadline; concurrent callers for
+one person share the run. What definitions decide takes precedence over every source after them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextvars import copy_context
+from collections.abc import Callable, Mapping
 from functools import partial
-from operator import attrgetter
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
-from django.db import close_old_connections
-
-from olposthog import conf
 from olposthog._evaluation.evaluation import Evaluation
-from olposthog._local import DefinitionsFile, LocalEvaluation, LocalEvaluator
-from olposthog._local.poller import DefinitionsPoller
-from olposthog._posthog import PostHogApi
+from olposthog._local import LocalEvaluation, LocalEvaluator
+from olposthog._local.source import DefinitionsSource
 from olposthog._shared.breaker import Breaker, State
-from olposthog._shared.breaker_storage import BreakerStorage
-from olposthog._shared.evaluation_cache import EvaluationCache, Found, control_prefix
-from olposthog._shared.shared_cache import FIRST_READ, READ_SECONDS, SharedCache
-from olposthog._shared.signal_dispatch import SignalDispatcher
+from olposthog._shared.evaluation_cache import EvaluationCache, Found, Freshness
 from olposthog._utils.log_lines import get_logger
 from olposthog._utils.log_throttle import LogThrottle
 from olposthog._utils.memory_cache import MemoryCache
 from olposthog._utils.single_flight import SingleFlight
-from olposthog._utils.workers import Saturated, Workers
+from olposthog._utils.workers import Saturated
+from olposthog.conf import Mode, Settings
 from olposthog.counters import Tally
-from olposthog.identity import Identity, plain
 from olposthog.snapshot import FlagSnapshot, Runtime, Source, answer
+from olposthog.undecided import Undecided
 
 from . import overrides
 from .agreement import Agreement
-from .context import Query
-from .exposures import Exposures
-from .remote import CALLS, Remote
-from .visibility import withheld
+from .context import EvaluationContext, Keys
+from .deadline import Deadline
+from .remote import Remote
 
 log = get_logger(__name__)
 
 T = TypeVar("T")
 
-FLIGHTS = 16
-"""How many flights one process has in the air at most; the others wait on the ground."""
-ANSWERS = Tally("evaluations", Source)
-"""Answers by their source, those of the process cache not counted."""
-REFRESHES = 4
-"""How many overdue answers one process has replaced in the background at once."""
+EVALUATIONS = Tally("evaluations", Source)
+"""Snapshots by their source. Those from the memory cache are not counted."""
+
+
+class Outcome(NamedTuple):
+    """What a source provides. A source that has nothing provides None instead."""
+
+    evaluation: Evaluation | None
+    source: Source
 
 
 class Resolver:
-    """One process's way to flags, for one set of settings."""
+    """Finds the flags of a person, for one process and one set of settings."""
 
     def __init__(
         self,
-        settings: conf.Settings,
+        settings: Settings,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        memory: MemoryCache[FlagSnapshot],
+        definitions: DefinitionsSource[LocalEvaluator],
+        evaluations: EvaluationCache,
+        breaker: Breaker,
+        remote: Remote,
+        refreshes: SingleFlight[None],
+        timeout_seconds: float,
+        log_throttle: LogThrottle,
+        clock: Callable[[], float],
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.settings = settings
+        self._settings = settings
+        self._mode = settings.mode
+        self._memory = memory
+        self._definitions = definitions
+        self._evaluations = evaluations
+        self._breaker = breaker
+        self._remote = remote
+        self._refreshes = refreshes
+        self._timeout_seconds = timeout_seconds
+        self._log_throttle = log_throttle
         self._clock = clock
         self._wall = wall
-        # A flight lands a little before its callers give up, and they before the promised time.
-        margin = min(0.05, settings.trip_threshold_seconds / 10)
-        self._flight_seconds = settings.trip_threshold_seconds - margin
-        self.wait_seconds = settings.trip_threshold_seconds - margin / 2
-        self.recent: MemoryCache[FlagSnapshot] = MemoryCache(
-            settings.local_cache_seconds,
-            settings.local_cache_max_entries,
-            clock,
-            size_of=attrgetter("size"),
-        )
-        self.shared = SharedCache(
-            settings.cache_alias,
-            read_seconds=min(READ_SECONDS, settings.trip_threshold_seconds / 4),
-            clock=clock,
-        )
-        project = _digest(settings.project_api_key, settings.api_host)[:16]
-        controls = control_prefix(project)
-        self._ledger = BreakerStorage(self.shared, controls)
-        self._entries = EvaluationCache(
-            self.shared,
-            project,
-            self._ledger.state_key,
-            stale_seconds=max(
-                settings.stale_if_error_seconds, settings.stale_while_revalidate_seconds
-            ),
-            max_own_entries=settings.local_cache_max_entries,
-            wall=wall,
-        )
         self._agreement = Agreement(self._is_usable, wall=wall)
-        self._receivers = SignalDispatcher()
-        self.breaker = Breaker(
-            self._ledger,
-            failure_threshold=settings.failure_threshold,
-            cooldown_seconds=settings.cooldown_seconds,
-            trip_threshold_seconds=settings.trip_threshold_seconds,
-            on_change=self._receivers.tell,
-            clock=clock,
-            wall=wall,
-        )
-        self.exposures = Exposures(settings)
-        self.log_throttle = LogThrottle(clock)
-        api = PostHogApi(settings, connections=CALLS, clock=clock, wall=wall)
-        self._remote = Remote(
-            api,
-            self.breaker,
-            self._mirror_breaker,
-            slow_seconds=self._flight_seconds * 0.95,  # a call ends a little before its flight
-            clock=clock,
-        )
-        self._identifiers = Workers("olposthog-identity", size=2, backlog=100)
-        self._workers = Workers("olposthog-flight", size=FLIGHTS, backlog=10_000)
-        self._flights: SingleFlight[FlagSnapshot] = SingleFlight(self._workers)
-        self._refreshes: SingleFlight[None] = SingleFlight(
-            Workers("olposthog-refresh", size=REFRESHES, backlog=100)
-        )
-        self.file: DefinitionsFile[LocalEvaluator] | None = None
-        self.poll: DefinitionsPoller[LocalEvaluator] | None = None
-        if settings.offline:
-            self.file = DefinitionsFile(settings.definitions_file, LocalEvaluator, clock)
-        elif settings.asks_posthog and settings.personal_api_key:
-            self.poll = DefinitionsPoller(
-                api,
-                self.shared,
-                controls,
-                LocalEvaluator,
-                interval_seconds=settings.poll_interval_seconds,
-                clock=clock,
-                wall=wall,
-            )
-        for problem in settings.problems if settings.enabled and not settings.isolated else ():
-            log.error("%s %s Until then fallback values answer.", problem.message, problem.hint)
 
-    def close(self) -> None:
-        """End the threads once they have nothing to do; whoever still asks gets the fallback."""
-        if self.poll:
-            self.poll.close()
-        for part in (
-            self._identifiers,
-            self._refreshes,
-            self._flights,
-            self._remote,
-            self.shared,
-            self._ledger,
-            self._receivers,
-        ):
-            part.close()
-
-    def settle(self, seconds: float) -> None:
-        """Wait for what the fleet gets from this process: definitions, answers, the circuit."""
-        if self.poll:
-            self.poll.settle(seconds)
-        self.shared.settle(seconds)
-
-    def at_hand(self, query: Query) -> FlagSnapshot | None:
-        """Return the answer if it takes no waiting, else None: take a flight."""
-        known = self.recent.get(query.key)
+    def lookup(self, context: EvaluationContext, keys: Keys) -> FlagSnapshot | None:
+        """Return the snapshot if the flags `keys` need no I/O, else None."""
+        known = self._memory.get(context.key)
         if known is not None:
-            return known
-        if not query.identity.distinct_id:
-            return self._answer_unidentified(query)
-        generation = self.recent.generation
-        if not self.settings.enabled:
-            snapshot = self._answer(None, Source.DISABLED, query)
-        elif self.settings.problems:
-            snapshot = self._answer(None, Source.FALLBACK, query)
-        else:
-            local = self._safely(lambda: self._decide_locally(query))
-            if local is not None and not (self.poll and local.undecided):
-                snapshot = self._answer(local.evaluation, Source.LOCAL, query, local)
-            elif not self.settings.asks_posthog:
-                snapshot = self._answer(None, Source.FALLBACK, query)
-            else:
-                return None
-        self.recent.put(query.key, snapshot, generation)
-        return snapshot
-
-    def _answer_unidentified(self, query: Query) -> FlagSnapshot:
-        """Return `settings.FEATURES`, without an evaluation or a cache entry."""
-        source = Source.FALLBACK if self.settings.enabled else Source.DISABLED
-        return self._answer(None, source, query)
-
-    def flight(self, query: Query) -> Future[FlagSnapshot]:
-        """Return the flight for this person: a new one, or the one under way.
-
-        Wait for it up to `wait_seconds`, then take `give_up`'s answer. It never raises.
-        """
-        generation = self.recent.generation
-        deadline = self._clock() + self._flight_seconds
-        try:
-            return self._flights.join(
-                (query.key, generation), lambda: self._fly(query, generation, deadline)
-            )
-        except Saturated:
-            landed: Future[FlagSnapshot] = Future()
-            landed.set_result(self.give_up(query))
-            return landed
-
-    def elsewhere(self, job: Callable[[], T], seconds: float) -> T | None:
-        """Return what `job` returns in a thread where no event loop runs; None if not in time."""
-        context = copy_context()
-
-        def do() -> T:
-            close_old_connections()
-            try:
-                return context.run(job)
-            finally:
-                close_old_connections()
-
-        try:
-            return self._identifiers.submit(do).result(seconds)
-        except (FutureTimeoutError, Saturated):
+            return known if known.suffices(keys) else None
+        if not context.identity.distinct_id:
+            return self._snapshot(context, self._fallback)
+        generation = self._memory.generation
+        snapshot = self.safely(lambda: self._without_io(context))
+        if snapshot is None or not snapshot.suffices(keys):
             return None
-
-    def give_up(self, query: Query) -> FlagSnapshot:
-        """Return what is known without PostHog and the shared cache, and remember it.
-
-        So thirty checks in one request wait once.
-        """
-        landed = self.recent.get(query.key)
-        if landed is not None:  # just now
-            return landed
-        local = self._safely(lambda: self._decide_locally(query))
-        known, other = (
-            self._entries.own(self._question(one)) for one in (query, query.counterpart)
-        )
-        snapshot = self._do_without(query, known, other, local)
-        self.recent.put(query.key, snapshot, self.recent.generation)
+        self._memory.put(context.key, snapshot, generation)
         return snapshot
 
-    def clear(self, distinct_id: str | None) -> bool:
-        """Forget one person's answers, or everybody's, here and in the shared cache.
-
-        Return whether the shared cache, where there is one, confirmed it in time.
-        """
-        self.recent.clear()
-        asks = self.settings.asks_posthog
-        if not asks or self._entries.clear(distinct_id, self.wait_seconds):
-            return True
-        log.warning("The shared cache did not confirm in time that its flags are cleared.")
-        return False
-
-    def _fly(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
-        known = self.recent.get(query.key)  # landed between the caller's look and its boarding
-        if known is not None:
+    def resolve(
+        self, context: EvaluationContext, keys: Keys, deadline: Deadline, generation: object
+    ) -> FlagSnapshot:
+        """Return the snapshot, from the first source that has one. Never raise."""
+        known = self._memory.get(context.key)  # another run may have ended since the lookup
+        if known is not None and known.suffices(keys):
             return known
-        snapshot = self._safely(lambda: self._look_up(query, generation, deadline))
+        snapshot = self.safely(lambda: self._resolve(context, keys, deadline, generation))
         if snapshot is None:
-            snapshot = self._answer(None, Source.FALLBACK, query)
-        self.recent.put(query.key, snapshot, generation)
+            snapshot = self._snapshot(context, self._fallback)
+        self._memory.put(context.key, snapshot, generation)
         return snapshot
 
-    def _safely(self, source: Callable[[], T | None]) -> T | None:
+    def give_up(self, context: EvaluationContext) -> FlagSnapshot:
+        """Return what is known without PostHog and the shared cache.
+
+        The memory cache stores it, so that the checks of one request wait once.
+        """
+        known = self._memory.get(context.key)
+        if known is not None and known.is_final:
+            return known
+        local = self.safely(lambda: self._evaluate_locally(context))
+        found = Found(
+            self._evaluations.own(self._question(context)),
+            self._evaluations.own(self._question(context.counterpart)),
+            state=None,
+            generation=None,
+            epoch=None,
+        )
+        snapshot = self._snapshot(context, self._last_known(context, found, local), local)
+        self._memory.put(context.key, snapshot, self._memory.generation)
+        return snapshot
+
+    def safely(self, source: Callable[[], T | None]) -> T | None:
+        """Return what a source provides; None, with a log line, if it raises."""
         try:
             return source()
         except Exception as error:
-            if self.log_throttle.allows(type(error).__name__):
-                log.exception("Evaluating flags failed in an unforeseen way; FEATURES answers.")
+            if self._log_throttle.allows(type(error).__name__):
+                log.exception("Evaluating flags failed unexpectedly. Using settings.FEATURES.")
             return None
 
-    def _look_up(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
-        now = self._clock()
-        halfway = now + (deadline - now) / 2
-        if self.poll:
-            self.poll.after_first_look((deadline - now) / 4)
-        local = self._decide_locally(query)
-        if local is not None and not local.undecided:
-            return self._answer(local.evaluation, Source.LOCAL, query, local)
-        # A cache that hangs may have cost half of the time, and leaves the other half to PostHog.
-        found = self._entries.read(
-            self._question(query),
-            self._question(query.counterpart),
-            query.identity.distinct_id,
-            halfway - self._clock(),
+    # The sources, in their order
+
+    @property
+    def _fallback(self) -> Outcome:
+        is_disabled = self._mode is Mode.DISABLED
+        return Outcome(None, Source.DISABLED if is_disabled else Source.FALLBACK)
+
+    def _without_io(self, context: EvaluationContext) -> FlagSnapshot | None:
+        local = self._evaluate_locally(context)
+        if local is not None:
+            return self._local_snapshot(context, local)
+        if self._mode is not Mode.REMOTE:
+            return self._snapshot(context, self._fallback)
+        return None
+
+    def _resolve(
+        self, context: EvaluationContext, keys: Keys, deadline: Deadline, generation: object
+    ) -> FlagSnapshot:
+        self._definitions.wait(deadline.share(1 / 4))
+        local = self._evaluate_locally(context)
+        if local is not None:
+            snapshot = self._local_snapshot(context, local)
+            if snapshot.suffices(keys):
+                return snapshot
+        # A shared cache that hangs leaves half of the time to PostHog.
+        found = self._read_shared(context, deadline.share(1 / 2))
+        outcome = (
+            self._cached(context, found, generation)
+            or self._ask(context, found, deadline)
+            or self._last_known(context, found, local)
+        )
+        return self._snapshot(context, outcome, local)
+
+    def _read_shared(self, context: EvaluationContext, seconds: float) -> Found:
+        found = self._evaluations.read(
+            self._question(context),
+            self._question(context.counterpart),
+            context.identity.distinct_id,
+            seconds,
         )
         if found.generation is not None:
-            self.breaker.mirror(found.state)
-        known, other = found.known, found.counterpart
-        self._agreement.observe(query.runtime, known)
-        self._agreement.observe(query.counterpart.runtime, other)
-        if known is not None:
-            overdue = self._entries.overdue(known.evaluated_at)
-            reconciled = self._agreement.reconcile(known, other)
-            if overdue < 0:
-                return self._answer(reconciled, Source.POSTHOG, query, local)
-            if overdue < self.settings.stale_while_revalidate_seconds:
-                self._refresh(query, found, known, generation)
-                can_ask = self.breaker.state is State.CLOSED
-                source = Source.POSTHOG if can_ask else Source.STALE
-                return self._answer(reconciled, source, query, local)
-        evaluation = self._ask(query, found, deadline)
-        if evaluation is None:
-            return self._do_without(query, known, other, local)
-        return self._answer(evaluation, Source.POSTHOG, query, local)
+            self._breaker.mirror(found.state)
+        self._agreement.observe(context.runtime, found.known)
+        self._agreement.observe(context.counterpart.runtime, found.counterpart)
+        return found
 
-    def _ask(self, query: Query, found: Found, deadline: float) -> Evaluation | None:
+    def _cached(
+        self, context: EvaluationContext, found: Found, generation: object
+    ) -> Outcome | None:
+        """Return an entry that may be used in place of PostHog. Revalidate it if that is due."""
+        if found.known is None:
+            return None
+        source = Source.POSTHOG
+        match self._evaluations.freshness(found.known.evaluated_at):
+            case Freshness.FRESH:
+                pass
+            case Freshness.REVALIDATE:
+                self._revalidate(context, found, found.known, generation)
+                if self._breaker.state is not State.CLOSED:
+                    source = Source.STALE
+            case _:
+                return None
+        return Outcome(self._agreement.reconcile(found.known, found.counterpart), source)
+
+    def _ask(self, context: EvaluationContext, found: Found, deadline: Deadline) -> Outcome | None:
         """Return PostHog's evaluation, stored for all processes; None if it cannot be had.
 
         Flags that PostHog could not compute keep their last known decisions.
         """
         evaluation = self._remote.evaluate(
-            query.identity, self._person_properties(query.identity), query.runtime, deadline
+            context.identity,
+            context.person_properties(self._settings.environment),
+            context.runtime,
+            deadline.at,
         )
         if evaluation is None:
             return None
-        self._agreement.observe(query.runtime, evaluation)
+        self._agreement.observe(context.runtime, evaluation)
         if found.known is not None:
             last_known = [key for key in evaluation.failed if self._may_keep(found.known, key)]
             evaluation = evaluation.with_decisions_of(found.known, last_known)
-        self._entries.keep(self._question(query), evaluation, found)
-        return evaluation
+        self._evaluations.keep(self._question(context), evaluation, found)
+        return Outcome(evaluation, Source.POSTHOG)
+
+    def _last_known(
+        self, context: EvaluationContext, found: Found, local: LocalEvaluation | None
+    ) -> Outcome:
+        """Return the last known values as far as they may be used, else `settings.FEATURES`."""
+        known, other = (
+            one if one is not None and self._is_usable(one.evaluated_at) else None
+            for one in (found.known, found.counterpart)
+        )
+        usable: Evaluation | None = None
+        if known is not None:
+            usable = self._agreement.reconcile(known, other)
+        elif other is not None:
+            definitions = local.evaluator.definitions if local else None
+            usable = self._agreement.borrow(other, context.runtime, definitions)
+        if usable is None:
+            return self._fallback
+        is_fresh = self._evaluations.freshness(usable.evaluated_at) is Freshness.FRESH
+        return Outcome(usable, Source.POSTHOG if is_fresh else Source.STALE)
+
+    # What they have in common
+
+    def _revalidate(
+        self, context: EvaluationContext, found: Found, known: Evaluation, generation: object
+    ) -> None:
+        """Replace an entry in the background, once in the fleet, and again if that fails."""
+        if self._breaker.state is State.OPEN:
+            return
+
+        def refresh() -> None:
+            overdue = self._evaluations.overdue(known.evaluated_at)
+            attempt = int(overdue // self._settings.trip_threshold_seconds)
+            is_shared = found.generation is not None
+            if is_shared and not self._evaluations.claim_refresh(
+                self._question(context), known, attempt
+            ):
+                return
+            outcome = self._ask(context, found, Deadline.after(self._timeout_seconds, self._clock))
+            if outcome is not None:
+                fresh = self._snapshot(context, outcome, self._evaluate_locally(context))
+                self._memory.put(context.key, fresh, generation)
+
+        try:
+            self._refreshes.join((context.key, generation), lambda: self.safely(refresh))
+        except Saturated:
+            log.debug("Too many refreshes are queued. A later read refreshes this entry.")
+
+    def _is_usable(self, evaluated_at: float) -> bool:
+        """Return whether an evaluation may be used while PostHog cannot be asked."""
+        return self._evaluations.freshness(evaluated_at) is not Freshness.EXPIRED
 
     def _is_current(self, evaluation: Evaluation, key: str) -> bool:
         """Return whether a decision is as new as its evaluation, or may stand in for one."""
@@ -329,134 +277,65 @@ class Resolver:
 
     def _may_keep(self, evaluation: Evaluation, key: str) -> bool:
         """Return whether a decision may still stand in for one that failed."""
-        overdue = self._entries.overdue(evaluation.origin(key).evaluated_at)
-        return overdue < self.settings.stale_if_error_seconds
+        overdue = self._evaluations.overdue(evaluation.origin(key).evaluated_at)
+        return overdue < self._settings.stale_if_error_seconds
 
-    def _refresh(self, query: Query, found: Found, known: Evaluation, generation: object) -> None:
-        """Replace an overdue answer in the background, once in the fleet, and again if it fails."""
-        if self.breaker.state is State.OPEN:
-            return
+    def _question(self, context: EvaluationContext) -> str:
+        return context.to_text(self._settings.environment)
 
-        def refresh() -> None:
-            attempt = int(
-                self._entries.overdue(known.evaluated_at) // self.settings.trip_threshold_seconds
-            )
-            shares = found.generation is not None
-            if shares and not self._entries.claim_refresh(self._question(query), known, attempt):
-                return
-            evaluation = self._ask(query, found, self._clock() + self._flight_seconds)
-            if evaluation is not None:
-                local = self._decide_locally(query)
-                fresh = self._answer(evaluation, Source.POSTHOG, query, local)
-                self.recent.put(query.key, fresh, generation)
-
-        try:
-            self._refreshes.join((query.key, generation), lambda: self._safely(refresh))
-        except Saturated:
-            log.debug("Too many refreshes wait; one is left to a later check.")
-
-    def _do_without(
-        self,
-        query: Query,
-        known: Evaluation | None,
-        other: Evaluation | None,
-        local: LocalEvaluation | None,
-    ) -> FlagSnapshot:
-        """Return the last known values where they may be used, while PostHog cannot be asked.
-
-        `other` is what is known for the other runtime.
-        """
-        if other is not None and not self._is_usable(other.evaluated_at):
-            other = None
-        if known is not None and self._is_usable(known.evaluated_at):
-            usable: Evaluation | None = self._agreement.reconcile(known, other)
-        elif other is not None:
-            evaluator = self._evaluator()
-            definitions = evaluator.definitions if evaluator else None
-            usable = self._agreement.borrow(other, query.runtime, definitions)
-        else:
-            usable = None
-        if usable is None:
-            return self._answer(local.evaluation if local else None, Source.FALLBACK, query, local)
-        is_fresh = self._entries.overdue(usable.evaluated_at) < 0
-        return self._answer(usable, Source.POSTHOG if is_fresh else Source.STALE, query, local)
-
-    def _is_usable(self, evaluated_at: float) -> bool:
-        """Return whether an evaluation may be used while PostHog cannot be asked."""
-        return self._entries.overdue(evaluated_at) < self._entries.stale_seconds
-
-    def observe_breaker(self) -> bool:
-        """Have `breaker` see the fleet's state, and write nothing; False if that cannot be read."""
-        found = self.shared.get_many([self._ledger.state_key], READ_SECONDS * FIRST_READ)
-        if found is not None:
-            self.breaker.observe(found.get(self._ledger.state_key))
-        return found is not None
-
-    def _mirror_breaker(self) -> None:
-        found = self.shared.get_many([self._ledger.state_key], READ_SECONDS)
-        if found is not None:
-            self.breaker.mirror(found.get(self._ledger.state_key))
-
-    def defined_keys(self, runtime: Runtime) -> set[str]:
-        """Return the keys that definitions have for a runtime, whoever decides their flags."""
-        evaluator = self._evaluator()
-        if evaluator is None:
-            return set()
-        definitions = evaluator.definitions
-        return {key for key in definitions.flags if definitions.suits(key, runtime)}
-
-    def _evaluator(self) -> LocalEvaluator | None:
-        source = self.file or self.poll
-        return source.current() if source else None
-
-    def _decide_locally(self, query: Query) -> LocalEvaluation | None:
-        evaluator = self._evaluator()
+    def _evaluate_locally(self, context: EvaluationContext) -> LocalEvaluation | None:
+        evaluator = self._definitions.current()
         if evaluator is None:
             return None
-        properties = self._person_properties(query.identity)
-        return evaluator.evaluate(query.identity, properties, query.runtime)
+        properties = context.person_properties(self._settings.environment)
+        return evaluator.evaluate(context.identity, properties, context.runtime)
 
-    def _question(self, query: Query) -> str:
-        return query.to_text(self.settings.environment)
+    def _local_snapshot(self, context: EvaluationContext, local: LocalEvaluation) -> FlagSnapshot:
+        outcome = Outcome(None, Source.LOCAL)
+        return self._snapshot(context, outcome, local, is_final=self._mode is not Mode.REMOTE)
 
-    def _person_properties(self, identity: Identity) -> dict[str, Any]:
-        properties: dict[str, Any] = {"user_id": identity.distinct_id}
-        if self.settings.environment:
-            properties["environment"] = self.settings.environment
-        return properties | plain(identity.person_properties)
-
-    def _answer(
+    def _snapshot(
         self,
-        evaluation: Evaluation | None,
-        source: Source,
-        query: Query,
+        context: EvaluationContext,
+        outcome: Outcome,
         local: LocalEvaluation | None = None,
+        *,
+        is_final: bool = True,
     ) -> FlagSnapshot:
-        ANSWERS.count(source)
-        evaluator = self._evaluator()
-        definitions = evaluator.definitions if evaluator else None
-
-        def is_kept(key: str) -> bool:
-            return not withheld(key, query.runtime, definitions)
-
+        EVALUATIONS.count(outcome.source)
+        now = self._wall()
+        evaluation = outcome.evaluation
+        features: Mapping[str, bool | str] = self._settings.features
         if evaluation and evaluation.origins:
             evaluation = evaluation.only(partial(self._is_current, evaluation))
-        if evaluation and definitions:
-            # What PostHog said before may be older than what they say.
-            evaluation = evaluation.with_local(local.evaluation if local else None).only(is_kept)
+        evaluator = self._definitions.current() if local is None else local.evaluator
+        if evaluator is not None:
+            features = evaluator.fallback(features, context.runtime)
+        undecided: Mapping[str, Undecided] = {}
+        if local is not None and evaluation is None:
+            evaluation, undecided = local.to_evaluation(now), local.undecided
+        elif evaluator is not None and evaluation is not None:
+            # Cached decisions may be older than the definitions.
+            decided, undecided = local.all() if local else ({}, {})
+            evaluation = evaluation.with_local(decided).only(
+                partial(evaluator.definitions.suits, runtime=context.runtime)
+            )
+        groups = context.identity.groups
         snapshot = answer(
             evaluation,
-            {key: value for key, value in self.settings.features.items() if is_kept(key)},
-            source=source,
-            answered_at=self._wall(),
-            distinct_id=query.identity.distinct_id,
-            runtime=query.runtime,
-            groups={name: str(group) for name, group in (query.identity.groups or {}).items()},
-            anonymous=query.identity.anonymous,
-            undecided=local.undecided if local else {},
+            features,
+            source=outcome.source,
+            answered_at=now,
+            distinct_id=context.identity.distinct_id,
+            runtime=context.runtime,
+            groups={name: str(group) for name, group in groups.items()} if groups else {},
+            anonymous=context.identity.anonymous,
+            undecided=undecided,
+            is_final=is_final,
         )
-        return overrides.apply(snapshot, is_kept)
+        return overrides.apply(snapshot, partial(self._suits, runtime=context.runtime))
 
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def _suits(self, key: str, runtime: Runtime) -> bool:
+        """Return whether a flag may be used in a runtime, by the definitions."""
+        evaluator = self._definitions.current()
+        return evaluator is None or evaluator.definitions.suits(key, runtime)

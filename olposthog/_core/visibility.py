@@ -6,24 +6,12 @@ import re
 from collections.abc import Callable, Collection
 from fnmatch import translate
 from functools import cache
-from typing import TYPE_CHECKING
 
 from olposthog import conf
-from olposthog.snapshot import FlagSnapshot, Runtime
-
-if TYPE_CHECKING:
-    from olposthog._local import Definitions
+from olposthog.snapshot import FlagSnapshot
 
 INTERNAL_PREFIXES = ("survey-targeting-", "product-tour-targeting-")
 """Flags that PostHog makes for its own use."""
-
-
-def withheld(key: str, runtime: Runtime, definitions: Definitions | None) -> bool:
-    """Return whether a fallback value must not be used in `runtime`.
-
-    The definitions, where there are any, say which runtime a flag is for, also in an outage.
-    """
-    return definitions is not None and not definitions.suits(key, runtime)
 
 
 def is_internal(key: str) -> bool:

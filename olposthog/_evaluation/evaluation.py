@@ -88,11 +88,11 @@ class Evaluation:
             origins=compact({**self.origins, **{key: other.origin(key) for key in taken}}),
         )
 
-    def with_local(self, local: Evaluation | None) -> Evaluation:
+    def with_local(self, decided: Mapping[str, Decision]) -> Evaluation:
         """Return an evaluation in which what was decided locally takes precedence."""
-        if local is None:
+        if not decided:
             return self
-        return replace(self, decisions=compact({**self.decisions, **local.decisions}))
+        return replace(self, decisions=compact({**self.decisions, **decided}))
 
     def only(self, is_kept: Callable[[str], bool]) -> Evaluation:
         """Return an evaluation of the flags whose keys are kept."""

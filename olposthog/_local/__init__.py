@@ -1,7 +1,8 @@
 """Local evaluation: flag definitions in the process, and what they decide without any I/O."""
 
 from .definitions import Definitions, DefinitionsError, parse, parse_strictly
-from .evaluator import LocalEvaluation, LocalEvaluator
+from .evaluation import LocalEvaluation
+from .evaluator import LocalEvaluator
 from .file import DefinitionsFile, read, read_strictly
 
 __all__ = [

@@ -181,9 +181,9 @@ class Compiler:
             case "group" if group_type is not None:
                 index = data.get("group_type_index")
                 if index is None or self._definitions.group_types.get(str(index)) == group_type:
-                    return self._property(data)
+                    return self._property(data, is_about_person=False)
             case None:
-                return self._property(data)
+                return self._property(data, is_about_person=group_type is None)
             case "person" if group_type is None:
                 return self._property(data)
         raise _Undecidable(
@@ -191,7 +191,7 @@ class Compiler:
             f"its filter of {shown(data['key'])} has a type that does not go with the condition",
         )
 
-    def _property(self, data: Mapping[str, Any]) -> PropertyFilter:
+    def _property(self, data: Mapping[str, Any], *, is_about_person: bool = True) -> PropertyFilter:
         version = self._definitions.matching_version
         if version is None:
             raise _Undecidable(
@@ -200,7 +200,7 @@ class Compiler:
         undecided = _posthog.unsupported(data, version)
         if undecided:
             raise _Undecidable(undecided.reason, undecided.detail)
-        return PropertyFilter.of(data, version)
+        return PropertyFilter.of(data, version, is_about_person=is_about_person)
 
     def _dependency(self, data: Mapping[str, Any], flag: FlagDefinition) -> DependencyFilter:
         key, expected, chain = data["key"], data.get("value"), data.get("dependency_chain")

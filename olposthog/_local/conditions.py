@@ -50,10 +50,14 @@ class PropertyFilter:
     """The texts in lower case that decide alone whether text matches, where they do."""
     is_negated: bool
     """Whether the filter matches the other texts."""
+    is_about_person: bool
+    """Whether it is about a person, rather than a group."""
     depth: int = 0
 
     @classmethod
-    def of(cls, data: Mapping[str, Any], matching_version: int) -> PropertyFilter:
+    def of(
+        cls, data: Mapping[str, Any], matching_version: int, *, is_about_person: bool = True
+    ) -> PropertyFilter:
         """Return the requirement that a supported filter makes."""
         return cls(
             data,
@@ -61,10 +65,13 @@ class PropertyFilter:
             key=data["key"],
             texts=_posthog.exact_texts(data, matching_version),
             is_negated=data.get("operator") == "is_not",
+            is_about_person=is_about_person,
         )
 
     def matches(self, context: Context, properties: Properties) -> bool | Undecided:
-        """Compare the property."""
+        """Compare the property. Of a person whose properties are all known, it may be absent."""
+        if context.has_all_properties and self.is_about_person and self.key not in properties:
+            return _posthog.matches_absent(self.filter)
         if self.texts is not None:
             value = properties.get(self.key)
             if type(value) is str:

@@ -21,6 +21,8 @@ class Context:
     """The person's groups by group type, and under None the person."""
     device: Target | None
     """The person as bucketed by device; None without a device id."""
+    has_all_properties: bool = False
+    """Whether a person property that is not among them is absent, rather than unknown."""
     values: dict[str, bool | str | Undecided] = field(default_factory=dict)
     """What has been evaluated, by flag key."""
     cohorts: dict[str, bool | Undecided] = field(default_factory=dict)
@@ -34,6 +36,8 @@ class Context:
         properties: Mapping[str, Any],
         groups: Mapping[str, str | int],
         group_properties: Mapping[str, Mapping[str, Any]],
+        *,
+        has_all_properties: bool = False,
     ) -> Context:
         """Return the context of a person as PostHog sees it.
 
@@ -48,7 +52,11 @@ class Context:
             if _is_group_key(key)
         }
         targets[None] = distinct_id, properties
-        return cls(targets, device=(device_id, properties) if device_id else None)
+        return cls(
+            targets,
+            device=(device_id, properties) if device_id else None,
+            has_all_properties=has_all_properties,
+        )
 
 
 def _is_group_key(key: Any) -> bool:

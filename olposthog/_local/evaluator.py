@@ -2,73 +2,81 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from olposthog._evaluation.decision import LOCAL_REASON, Decision
-from olposthog._evaluation.evaluation import Evaluation
-from olposthog._utils.compact_mapping import compact
 from olposthog._utils.log_lines import get_logger
 from olposthog._utils.portable_json import decoded
-from olposthog.identity import Identity, plain
+from olposthog.identity import Identity
 from olposthog.snapshot import Runtime
 from olposthog.undecided import Undecided, UndecidedReason
 
 from .compiler import Compiler
 from .context import Context
 from .definitions import Definitions
+from .evaluation import LocalEvaluation
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalEvaluation:
-    """What definitions alone decide."""
-
-    evaluation: Evaluation
-    undecided: Mapping[str, Undecided]
-    """The flags of the runtime that only PostHog can decide, each with the reason."""
 
 
 class LocalEvaluator:
     """One version of the definitions, compiled."""
 
-    def __init__(self, definitions: Definitions, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, definitions: Definitions) -> None:
         self.definitions = definitions
-        self._wall = wall
         compiler = Compiler(definitions, self)
         self._compiled = compiler.compiled
         self.undecidable: Mapping[str, Undecided] = compiler.undecidable
         """The flags that nobody's evaluation can decide locally, each with the reason."""
-        self._keys = {
-            runtime: [key for key in definitions.flags if definitions.suits(key, runtime)]
+        self.keys: Mapping[Runtime, Collection[str]] = {
+            runtime: {key: None for key in definitions.flags if definitions.suits(key, runtime)}
             for runtime in Runtime
         }
+        """The keys of the flags of each runtime, in the order of the definitions."""
         self._decisions: dict[tuple[str, bool | str], Decision] = {}
         self._undecided: dict[Undecided, Undecided] = {}  # people share equal reasons
+        self._fallbacks: dict[
+            Runtime, tuple[Mapping[str, bool | str], Mapping[str, bool | str]]
+        ] = {}
 
     def evaluate(
         self, identity: Identity, person_properties: Mapping[str, Any], runtime: Runtime
     ) -> LocalEvaluation:
-        """Return what the definitions decide for a person in a runtime."""
+        """Return what the definitions decide for a person in a runtime, evaluated as it is read.
+
+        All properties and groups must be JSON values.
+        """
         context = Context.of(
             identity.distinct_id,
             identity.device_id,
             person_properties,
-            plain(identity.groups),
-            plain(identity.group_properties),
+            identity.groups or {},
+            identity.group_properties or {},
+            has_all_properties=bool(identity.properties_complete),
         )
-        decisions: dict[str, Decision] = {}
-        undecided: dict[str, Undecided] = {}
-        for key in self._keys[runtime]:
-            value = self.value(key, context)
-            if isinstance(value, Undecided):
-                undecided[key] = self._undecided.setdefault(value, value)
-            else:
-                decisions[key] = self._decisions.get((key, value)) or self._decide(key, value)
-        return LocalEvaluation(Evaluation(compact(decisions), self._wall()), compact(undecided))
+        return LocalEvaluation(self, context, runtime)
+
+    def fallback(
+        self, features: Mapping[str, bool | str], runtime: Runtime
+    ) -> Mapping[str, bool | str]:
+        """Return the values of `settings.FEATURES` without flags that are for another runtime."""
+        kept = self._fallbacks.get(runtime)
+        if kept is None or kept[0] is not features:
+            suiting = {
+                key: value
+                for key, value in features.items()
+                if self.definitions.suits(key, runtime)
+            }
+            kept = self._fallbacks[runtime] = features, suiting
+        return kept[1]
+
+    def decide(self, key: str, context: Context) -> Decision | Undecided:
+        """Return the decision about one flag for a person, or why it is undecided."""
+        value = self.value(key, context)
+        if isinstance(value, Undecided):
+            return self._undecided.setdefault(value, value)
+        return self._decisions.get((key, value)) or self._decision(key, value)
 
     def value(self, key: str, context: Context) -> bool | str | Undecided:
         """Return the value of one flag for a person, or why it is undecided."""
@@ -84,7 +92,7 @@ class LocalEvaluator:
             context.values[key] = value
         return value
 
-    def _decide(self, key: str, value: bool | str) -> Decision:
+    def _decision(self, key: str, value: bool | str) -> Decision:
         """Return the decision for a value. All people who have the value share it."""
         flag = self.definitions.flags[key]
         decision = self._decisions[key, value] = Decision(

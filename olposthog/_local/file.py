@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from olposthog._utils.log_lines import get_logger
 
 from .definitions import Definitions, DefinitionsError, parse, parse_strictly
+from .source import DefinitionsSource
 
 log = get_logger(__name__)
 
@@ -49,7 +50,7 @@ def _regular(file: Path) -> Path:
     return file
 
 
-class DefinitionsFile(Generic[T]):
+class DefinitionsFile(DefinitionsSource[T]):
     """The definitions in a file, and what `make` returns for them.
 
     While the file cannot be read, the last good version stays in use. Each fault is logged once.

@@ -77,15 +77,17 @@ class CompiledFlag:
             if target is None:
                 return False
         if self.needs_enrollment:
-            return self._is_enrolled(target)
+            return self._is_enrolled(context, target)
         if self.holdout and self.holdout.includes(target):
             return self.holdout.value
         return self._match(context, target)
 
-    def _is_enrolled(self, target: Target) -> bool | Undecided:
+    def _is_enrolled(self, context: Context, target: Target) -> bool | Undecided:
         _, properties = target
         name = f"$feature_enrollment/{self.key}"
         if name not in properties:
+            if context.has_all_properties:
+                return False
             return Undecided(UndecidedReason.MISSING_PROPERTY, f"it needs the property {name!r}")
         return properties[name] is True or properties[name] == "true"
 

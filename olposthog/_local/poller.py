@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from olposthog._posthog import Call
 from olposthog._posthog.errors import PostHogError
@@ -32,7 +32,8 @@ from olposthog._utils.log_lines import get_logger
 from olposthog._utils.workers import Saturated, Workers
 from olposthog.counters import Tally
 
-from . import Definitions, DefinitionsError, parse
+from .definitions import Definitions, DefinitionsError, parse
+from .source import DefinitionsSource
 
 if TYPE_CHECKING:
     from django.core.cache.backends.base import BaseCache
@@ -115,7 +116,7 @@ class Head:
         return bool(self.digest) and not self.parts
 
 
-class DefinitionsPoller(Generic[T]):
+class DefinitionsPoller(DefinitionsSource[T]):
     """One process's share in keeping the fleet's definitions new, and what is made of them."""
 
     def __init__(
@@ -191,10 +192,10 @@ class DefinitionsPoller(Generic[T]):
             self._start()
         return self._loaded
 
-    def after_first_look(self, seconds: float) -> T | None:
-        """Return the same, once this process has looked into the shared cache."""
+    def wait(self, seconds: float) -> None:
+        """Wait until this process has read the shared cache, for at most `seconds`."""
+        self.current()
         self._has_looked.wait(max(0.0, seconds))
-        return self.current()
 
     def settle(self, seconds: float) -> None:
         """Wait for the look under way, which may be the fleet's fetch: a process may end after."""

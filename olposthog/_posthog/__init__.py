@@ -3,7 +3,7 @@
 from .api import Fetched, PostHogApi
 from .diagnostics import Way
 from .events import capture, client, install_client, queued_events
-from .matching import exact_texts, matches, unsupported
+from .matching import exact_texts, matches, matches_absent, unsupported
 from .transport import Call
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "exact_texts",
     "install_client",
     "matches",
+    "matches_absent",
     "queued_events",
     "unsupported",
 ]

@@ -23,6 +23,19 @@ from . import patterns
 REGEX_OPERATORS = ("regex", "not_regex")
 EXACT_OPERATORS = ("exact", "is_not")
 VALUELESS_OPERATORS = ("is_set", "is_not_set")
+MATCHING_ABSENT_OPERATORS = frozenset(
+    {
+        "is_not",
+        "is_not_set",
+        "not_between",
+        "not_ends_with",
+        "not_icontains",
+        "not_icontains_multi",
+        "not_regex",
+        "not_starts_with",
+    }
+)
+"""The operators by which PostHog's servers match a property that a person does not have."""
 # The SDK also reads other texts, and PostHog compares what the SDK drops, such as a pre-release.
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 VERSION = re.compile(rf"v?{_NUMBER}(?:\.{_NUMBER}){{0,2}}")
@@ -82,6 +95,11 @@ def matches(
     return Undecided(
         UndecidedReason.UNSUPPORTED, f"its filter of the property {key!r} needs PostHog's engine"
     )
+
+
+def matches_absent(property_filter: Mapping[str, Any]) -> bool:
+    """Return whether a supported property filter matches a person without the property."""
+    return property_filter.get("operator") in MATCHING_ABSENT_OPERATORS
 
 
 def _match(

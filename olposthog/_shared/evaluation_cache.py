@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,19 @@ OWN_BYTES = 1000
 """Estimate of the size of an entry in the process, without its evaluation."""
 GENERATION_BUCKETS = 64
 """Clearing one person also clears the others of the same bucket, which spares a row for each."""
+
+
+class Freshness(Enum):
+    """How an evaluation may be used, by its age."""
+
+    FRESH = auto()
+    """In place of PostHog."""
+    REVALIDATE = auto()
+    """In place of PostHog, while another one is requested."""
+    STALE = auto()
+    """While PostHog cannot be asked."""
+    EXPIRED = auto()
+    """Not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +94,13 @@ class EvaluationCache:
         state_key: str,
         *,
         stale_seconds: float = 0,
+        revalidate_seconds: float = 0,
         max_own_entries: int = 1000,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._shared = shared
-        self.stale_seconds = stale_seconds
+        self.stale_seconds = max(stale_seconds, revalidate_seconds)
+        self._revalidate_seconds = revalidate_seconds
         self._prefix = f"olposthog:{project}:entry:"
         self._generation_prefix = f"{control_prefix(project)}generation:"
         self._state_key = state_key
@@ -195,6 +211,15 @@ class EvaluationCache:
         if fresh_seconds is None:
             return -math.inf
         return max(0.0, self._wall() - evaluated_at) - fresh_seconds
+
+    def freshness(self, evaluated_at: float) -> Freshness:
+        """Return how an evaluation made at a time, in epoch seconds, may be used now."""
+        overdue = self.overdue(evaluated_at)
+        if overdue < 0:
+            return Freshness.FRESH
+        if overdue < self._revalidate_seconds:
+            return Freshness.REVALIDATE
+        return Freshness.STALE if overdue < self.stale_seconds else Freshness.EXPIRED
 
     def claim_refresh(self, question: str, known: Evaluation, attempt: int) -> bool:
         """Return whether this process is the one in the fleet to replace an overdue evaluation."""

@@ -28,7 +28,7 @@ SHORTEST_POLL_SECONDS = 30
 
 def messages(settings: conf.Settings) -> Iterator[CheckMessage]:
     """Report what makes PostHog unreachable, expensive, readable on the way, or waited for."""
-    if settings.offline:
+    if settings.definitions_file:
         yield from _file(settings)
         return
     yield from _address(settings)

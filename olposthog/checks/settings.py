@@ -35,7 +35,7 @@ def _problems(settings: conf.Settings) -> Iterator[CheckMessage]:
 
 
 def _definitions_file(settings: conf.Settings) -> Iterator[CheckMessage]:
-    if not (settings.enabled and settings.offline):
+    if not (settings.enabled and settings.definitions_file):
         return
     try:
         read_strictly(settings.definitions_file)

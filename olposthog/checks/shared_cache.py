@@ -34,7 +34,7 @@ DEFAULT_MAX_ENTRIES = 300
 
 def messages(settings: conf.Settings) -> Iterator[CheckMessage]:
     """Report what keeps processes from sharing answers and the one circuit breaker."""
-    if settings.offline:
+    if settings.definitions_file:
         return  # a definitions file needs no cache
     alias = settings.cache_alias
     if alias is None:
@@ -242,7 +242,7 @@ def check_cache_table(databases: Collection[str] | None = None, **_: Any) -> lis
     """
     settings = conf.current()
     alias = settings.cache_alias
-    if not settings.enabled or settings.offline or alias is None:
+    if not settings.enabled or settings.definitions_file or alias is None:
         return []
     return [
         CheckWarning(

@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import Enum, auto
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -39,6 +40,21 @@ def _setting(name: str, judge: Callable[[Any], Any], default: Any, *, secret: bo
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+class Mode(Enum):
+    """Where values come from by the settings, `settings.FEATURES` apart."""
+
+    DISABLED = auto()
+    """Nowhere: POSTHOG_ENABLED is off."""
+    MISCONFIGURED = auto()
+    """Nowhere: a setting is invalid."""
+    FILE = auto()
+    """A definitions file."""
+    REMOTE = auto()
+    """PostHog over the network, or the definitions that it sends."""
+    ISOLATED = auto()
+    """Nowhere, though PostHog is configured: a test runs that did not ask for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,19 +120,15 @@ class Settings:
     """Whether nothing may leave the process: a test runs, and did not ask for PostHog."""
 
     @property
-    def offline(self) -> bool:
-        """Whether flags come from a definitions file, with no network at all."""
-        return bool(self.definitions_file)
-
-    @property
-    def names_posthog(self) -> bool:
-        """Whether there is a PostHog on the network to ask."""
-        return self.enabled and not self.problems and not self.offline
-
-    @property
-    def asks_posthog(self) -> bool:
-        """Whether flags come from PostHog over the network."""
-        return self.names_posthog and not self.isolated
+    def mode(self) -> Mode:
+        """Where values come from."""
+        if not self.enabled:
+            return Mode.DISABLED
+        if self.problems:
+            return Mode.MISCONFIGURED
+        if self.definitions_file:
+            return Mode.FILE
+        return Mode.ISOLATED if self.isolated else Mode.REMOTE
 
     @property
     def timeout_seconds(self) -> float:

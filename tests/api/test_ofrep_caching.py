@@ -139,7 +139,7 @@ def test_the_end_of_an_outage_changes_the_etag_once(enabled, client, settings, a
     enabled.heal()
     breaker = engine.current().breaker
     enabled.wait_until(lambda: breaker.state is State.HALF_OPEN)
-    engine.current().recent.clear()
+    engine.current().memory.clear()
 
     after = fetch(client, before["ETag"])
 

@@ -188,7 +188,7 @@ def test_reason_of_posthog_stands_above_the_local_one(enabled, settings, operato
     settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
     enabled.definitions = {"flags": [CONTINUOUS]}
     enabled.flags = {"continuous": True}
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     poll.look()
 

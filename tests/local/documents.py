@@ -283,7 +283,7 @@ def evaluate(evaluator: LocalEvaluator, person: Person) -> LocalEvaluation:
 def outcomes(document: Mapping[str, Any], person: Person) -> dict[str, Any]:
     """Return each flag's value and payload, or why it is undecided."""
     found = evaluate(evaluator_of(document), person)
-    decided = {key: (one.value, one.payload) for key, one in found.evaluation.decisions.items()}
+    decided = {key: (one.value, one.payload) for key, one in found.decisions.items()}
     return decided | dict(found.undecided)
 
 

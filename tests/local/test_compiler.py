@@ -62,7 +62,7 @@ def evaluation(
 
 def outcomes(found: LocalEvaluation) -> dict[str, Any]:
     """The value of each flag, or the reason why it has none."""
-    values = {key: one.value for key, one in found.evaluation.decisions.items()}
+    values = {key: one.value for key, one in found.decisions.items()}
     return {**values, **{key: one.reason for key, one in found.undecided.items()}}
 
 
@@ -289,7 +289,7 @@ def test_payload_text_that_is_no_json_is_that_text() -> None:
         for number, payload in enumerate(payloads)
     ]
 
-    decisions = evaluation(*flags).evaluation.decisions.values()
+    decisions = evaluation(*flags).decisions.values()
 
     assert [one.payload for one in decisions] == [
         "{not json",

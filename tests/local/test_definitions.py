@@ -76,9 +76,7 @@ def damaged(draw: Draw, document: dict[str, Any], oddity: Any) -> tuple[dict[str
 
 def evaluate_text(text: str, person: Person) -> dict[str, Any]:
     found = evaluate(LocalEvaluator(parse(text, "the test")), person)
-    return {key: one.value for key, one in found.evaluation.decisions.items()} | dict(
-        found.undecided
-    )
+    return {key: one.value for key, one in found.decisions.items()} | dict(found.undecided)
 
 
 @SOME

@@ -37,12 +37,10 @@ def test_same_answer_in_any_order(seed: int) -> None:
     draw = Draw(seed)
     evaluator, person = evaluator_of(draw.document()), draw.person()
     first, again = evaluate(evaluator, person), evaluate(evaluator, person)
-    all_at_once = {key: one.value for key, one in first.evaluation.decisions.items()} | dict(
-        first.undecided
-    )
+    all_at_once = {key: one.value for key, one in first.decisions.items()} | dict(first.undecided)
 
     assert first.undecided == again.undecided
-    assert first.evaluation.decisions == again.evaluation.decisions
+    assert first.decisions == again.decisions
     assert all_at_once.keys() == set(FLAGS)
     shuffled = draw.sample(FLAGS, len(FLAGS))
     shared = context_of(person)
@@ -63,7 +61,7 @@ def test_other_people_leave_no_trace(seed: int) -> None:
     found, expected = evaluate(used, person), evaluate(evaluator_of(document), person)
 
     assert found.undecided == expected.undecided
-    assert found.evaluation.decisions == expected.evaluation.decisions
+    assert found.decisions == expected.decisions
 
 
 @SOME
@@ -118,8 +116,8 @@ def test_more_properties_never_change_a_decision(seed: int) -> None:
 
     before, after = evaluate(evaluator, person), evaluate(evaluator, fuller)
 
-    for key, one in before.evaluation.decisions.items():
-        assert after.evaluation.decisions[key] == one
+    for key, one in before.decisions.items():
+        assert after.decisions[key] == one
 
 
 def test_random_documents_use_cohorts() -> None:

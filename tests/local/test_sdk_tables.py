@@ -68,7 +68,7 @@ def test_all_people_of_the_table(test: str, values: set[bool | str]) -> None:
 
     found = [
         evaluator.evaluate(Identity(f"distinct_id_{index}"), {}, Runtime.SERVER)
-        .evaluation.decisions[flag["key"]]
+        .decisions[flag["key"]]
         .value
         for index in range(PEOPLE)
     ]

@@ -69,7 +69,7 @@ def test_exported_file_gives_the_same_flags(
     keyed: PostHogServer, target: Path, settings: Settings
 ) -> None:
     """Offline, a person has the flags that PostHog's definitions give them online."""
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     poll.look()
     online = answers()

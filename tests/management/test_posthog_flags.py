@@ -515,7 +515,7 @@ def test_fetch_that_was_begun_is_finished(
 
 def has_definitions() -> bool:
     """Whether the fleet has some."""
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     head = poll.peek()
     return bool(head and head.fetched_at)

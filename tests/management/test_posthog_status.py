@@ -203,7 +203,7 @@ def test_text_of_a_missing_definitions_file(file: Path) -> None:
 def odd(polling: PostHogServer, another_process: Callable[[], None]) -> PostHogServer:
     """A fleet whose definitions cannot all be decided, as another process comes to it."""
     polling.definitions = DEFINITIONS
-    poll = engine.current().poll
+    poll = engine.current().poller
     assert poll
     rewrite_head(checked_at=0.0)
     poll.look()

@@ -16,6 +16,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST, require_safe
 
+from olposthog import conf
 from olposthog._core import engine
 from olposthog.identity import cut_distinct_id
 from olposthog.inspection import inspect
@@ -102,8 +103,8 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
         user = find_user(self.admin_site, request, key or person.distinct_id)
         identity, user, trouble = identity_for(person.distinct_id, user)
         inspection = inspect(identity)
-        evaluator = engine.current()
-        circuit, shared_cache = as_known_here(evaluator)
+        current = engine.current()
+        circuit, shared_cache = as_known_here(current)
         context = {
             "title": f"Feature flags of {f'{user} ({person})' if user else person}",
             "original": person,
@@ -119,7 +120,8 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
             "health": status().headline,
             "circuit": circuit,
             "shared_cache": shared_cache,
-            "may_clear": self.has_clear_permission(request) and evaluator.settings.asks_posthog,
+            "may_clear": self.has_clear_permission(request)
+            and current.settings.mode is conf.Mode.REMOTE,
             "clear_url": self._url("clear", person, key),
         }
         return self._page(request, "olposthog_admin/person.html", context, extra_context)
@@ -130,11 +132,11 @@ class PersonAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's class
         if not self.has_clear_permission(request):
             raise PermissionDenied
         person = self._person(request, object_id)
-        evaluator = engine.current()
-        confirmed = evaluator.clear(cut_distinct_id(person.distinct_id))
+        current = engine.current()
+        confirmed = current.clear(cut_distinct_id(person.distinct_id))
         self.log_change(request, person, CLEARED if confirmed else UNCONFIRMED)
         if confirmed:
-            seconds = evaluator.settings.local_cache_seconds
+            seconds = current.settings.local_cache_seconds
             done = f"{CLEARED} Processes that hold some of them forget them within {seconds:g} s."
             self.message_user(request, done, messages.SUCCESS)
         else:

@@ -75,7 +75,7 @@ class Command(OperatorCommand):
                 f"ask it, set POSTHOG_ENABLED = True{_and_set(settings)}."
             )
             return
-        if settings.offline:
+        if settings.definitions_file:
             self._check_file(settings)
             return
         if settings.isolated:
@@ -177,7 +177,7 @@ class Command(OperatorCommand):
             self._report(evaluator, settings)
 
     def _report(self, evaluator: LocalEvaluator, settings: conf.Settings) -> None:
-        for line in definitions_report(evaluator, is_file=settings.offline):
+        for line in definitions_report(evaluator, is_file=bool(settings.definitions_file)):
             self.say(line)
         self._report_disabled(evaluator.definitions, settings)
 

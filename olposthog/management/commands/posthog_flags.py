@@ -223,7 +223,7 @@ def _why(source: Source) -> Iterator[str]:
         if settings.problems:
             yield f"PostHog was not asked, for a setting cannot be used: {values} answered."
             yield from (f"{problem.message} {problem.hint}" for problem in settings.problems)
-        elif settings.offline:
+        elif settings.definitions_file:
             yield from _fault_of_file(settings.definitions_file)
         else:
             yield f"PostHog could not be asked: {values} answered."

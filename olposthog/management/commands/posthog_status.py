@@ -85,7 +85,7 @@ def _lines(found: Status, evaluator: LocalEvaluator | None) -> Iterator[str]:
     )
     yield ""
     if evaluator:
-        report = list(definitions_report(evaluator, is_file=conf.current().offline))
+        report = list(definitions_report(evaluator, is_file=bool(conf.current().definitions_file)))
         yield from [*report, ""] if report else []
     refused = {problem.setting for problem in found.problems}
     yield from table(
@@ -105,7 +105,7 @@ def _circuit(found: Status) -> str:
     if found.circuit:
         never = "" if found.circuit.changed_at else ", and never known to have been open"
         return f"{found.circuit}{never}"
-    if not conf.current().asks_posthog:
+    if conf.current().mode is not conf.Mode.REMOTE:
         return NOT_ASKED
     return "each process has its own" if found.shared_cache is None else "not known"
 

@@ -60,6 +60,6 @@ def _origin() -> str:
     settings = conf.current()
     if not settings.enabled:
         return "settings.FEATURES, because POSTHOG_ENABLED is off"
-    if not settings.offline:
+    if not settings.definitions_file:
         return settings.api_host
     return f"{settings.definitions_file}: edit it, and look again five seconds later"
