@@ -245,7 +245,8 @@ class Evaluator:
         asks = self.settings.asks_posthog
         if not asks or self._entries.clear(distinct_id, self.wait_seconds):
             return True
-        log.warning("The shared cache did not confirm in time that its flags are cleared.")
+        if self.sparing.may_say("not cleared"):
+            log.warning("The shared cache did not confirm in time that its flags are cleared.")
         return False
 
     def _fly(self, query: Query, generation: object, deadline: float) -> FlagSnapshot:
