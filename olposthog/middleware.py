@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-from .identity import finish_response
+from .identity import finish_response, remember_identity
 from .request import Features
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
+    from django.http.response import HttpResponseBase
 
 
 class IdentityMiddleware:
@@ -31,6 +32,7 @@ class IdentityMiddleware:
         self.get_response = get_response
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
+            self.process_template_response = self._process_template_response_later
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
         """Answer as the view does, and remember a new visitor."""
@@ -39,6 +41,23 @@ class IdentityMiddleware:
         if isinstance(response, Awaitable):
             return self._remember_later(request, response)
         finish_response(request, response)
+        return response
+
+    def process_template_response(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        """Remember the visitor before the response is rendered.
+
+        `cache_page` stores it as soon as it is rendered, and on a method of REST framework's views
+        it looks at REST framework's request, which `request.features` does not know.
+        """
+        remember_identity(request, response)
+        return response
+
+    async def _process_template_response_later(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        remember_identity(request, response)
         return response
 
     @staticmethod
