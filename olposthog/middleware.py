@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
@@ -13,6 +13,10 @@ from .request import Features
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
+
+    ResponseHook: TypeAlias = Callable[
+        [HttpRequest, HttpResponseBase], HttpResponseBase | Awaitable[HttpResponseBase]
+    ]
 
 
 class IdentityMiddleware:
@@ -30,9 +34,10 @@ class IdentityMiddleware:
         self, get_response: Callable[[HttpRequest], HttpResponse | Awaitable[HttpResponse]]
     ) -> None:
         self.get_response = get_response
+        self.process_template_response: ResponseHook = remember_before_rendering
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
-            self.process_template_response = self._process_template_response_later
+            self.process_template_response = aremember_before_rendering
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
         """Answer as the view does, and remember a new visitor."""
@@ -43,23 +48,6 @@ class IdentityMiddleware:
         finish_response(request, response)
         return response
 
-    def process_template_response(
-        self, request: HttpRequest, response: HttpResponseBase
-    ) -> HttpResponseBase:
-        """Remember the visitor before the response is rendered.
-
-        `cache_page` stores it as soon as it is rendered, and on a method of REST framework's views
-        it looks at REST framework's request, which `request.features` does not know.
-        """
-        remember_identity(request, response)
-        return response
-
-    async def _process_template_response_later(
-        self, request: HttpRequest, response: HttpResponseBase
-    ) -> HttpResponseBase:
-        remember_identity(request, response)
-        return response
-
     @staticmethod
     async def _remember_later(
         request: HttpRequest, coming: Awaitable[HttpResponse]
@@ -67,3 +55,20 @@ class IdentityMiddleware:
         response = await coming
         finish_response(request, response)
         return response
+
+
+def remember_before_rendering(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """Add the headers to a response that is not rendered yet.
+
+    `cache_page` stores it as soon as it is rendered. On a method of REST framework's views it looks
+    at REST framework's request for that, which `request.features` does not know.
+    """
+    remember_identity(request, response)
+    return response
+
+
+async def aremember_before_rendering(
+    request: HttpRequest, response: HttpResponseBase
+) -> HttpResponseBase:
+    """`remember_before_rendering` for async sites, which saves a thread."""
+    return remember_before_rendering(request, response)

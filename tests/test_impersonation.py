@@ -49,7 +49,7 @@ def signed_in(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpReque
 def impersonating(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
     """Read a flag of the user who signed in, then replace that user by another one."""
 
-    def middleware(request: HttpRequest) -> Any:
+    def middleware(request: Any) -> Any:
         is_enabled("beta", request=request)
         for_request(request, runtime=Runtime.CLIENT)
         other = request.headers.get("X-Impersonated")

@@ -500,7 +500,7 @@ def test_a_cache_above_the_mixin_shares_no_key() -> None:
         flag_otherwise = CachedOld.as_view()
 
         def get(self, request: HttpRequest) -> HttpResponse:
-            return super().options(request)
+            return new(request)
 
     CachedAbove.as_view()
 
