@@ -34,10 +34,10 @@ class IdentityMiddleware:
         self, get_response: Callable[[HttpRequest], HttpResponse | Awaitable[HttpResponse]]
     ) -> None:
         self.get_response = get_response
-        self.process_template_response: ResponseHook = remember_before_rendering
+        self.process_template_response: ResponseHook = self._remember_early
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
-            self.process_template_response = aremember_before_rendering
+            self.process_template_response = self._aremember_early
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
         """Answer as the view does, and remember a new visitor."""
@@ -48,6 +48,20 @@ class IdentityMiddleware:
         finish_response(request, response)
         return response
 
+    def _remember_early(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        """Add the headers to a response that is not rendered yet.
+
+        `cache_page` stores it as soon as it is rendered. On a method of REST framework's views it
+        looks at REST framework's request for that, which `request.features` does not know.
+        """
+        remember_identity(request, response)
+        return response
+
+    async def _aremember_early(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        return self._remember_early(request, response)  # without a thread
+
     @staticmethod
     async def _remember_later(
         request: HttpRequest, coming: Awaitable[HttpResponse]
@@ -55,20 +69,3 @@ class IdentityMiddleware:
         response = await coming
         finish_response(request, response)
         return response
-
-
-def remember_before_rendering(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Add the headers to a response that is not rendered yet.
-
-    `cache_page` stores it as soon as it is rendered. On a method of REST framework's views it looks
-    at REST framework's request for that, which `request.features` does not know.
-    """
-    remember_identity(request, response)
-    return response
-
-
-async def aremember_before_rendering(
-    request: HttpRequest, response: HttpResponseBase
-) -> HttpResponseBase:
-    """`remember_before_rendering` for async sites, which saves a thread."""
-    return remember_before_rendering(request, response)

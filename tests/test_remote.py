@@ -345,7 +345,6 @@ def test_name_lookups_that_hang_are_bounded(
     may_answer.set()
     clock.now += 61
     assert line.ask(PATIENCE) is not None
-    assert line.breaker.state is State.CLOSED
     assert len(posthog.flag_calls) == 1  # the abandoned calls send nothing
     line.remote.close()
 
