@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-from .identity import finish_response
+from .identity import finish_response, remember_identity
 from .request import Features
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
+    from django.http.response import HttpResponseBase
+
+    ResponseHook: TypeAlias = Callable[
+        [HttpRequest, HttpResponseBase], HttpResponseBase | Awaitable[HttpResponseBase]
+    ]
 
 
 class IdentityMiddleware:
@@ -29,8 +34,10 @@ class IdentityMiddleware:
         self, get_response: Callable[[HttpRequest], HttpResponse | Awaitable[HttpResponse]]
     ) -> None:
         self.get_response = get_response
+        self.process_template_response: ResponseHook = self._remember_early
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
+            self.process_template_response = self._aremember_early
 
     def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
         """Answer as the view does, and remember a new visitor."""
@@ -40,6 +47,20 @@ class IdentityMiddleware:
             return self._remember_later(request, response)
         finish_response(request, response)
         return response
+
+    def _remember_early(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        """Add the headers to a response that is not rendered yet.
+
+        `cache_page` stores it as soon as it is rendered. On a method of REST framework's views it
+        looks at REST framework's request for that, which `request.features` does not know.
+        """
+        remember_identity(request, response)
+        return response
+
+    async def _aremember_early(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        return self._remember_early(request, response)  # without a thread
 
     @staticmethod
     async def _remember_later(

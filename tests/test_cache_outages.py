@@ -154,6 +154,39 @@ def postgresql_locked(kept_postgresql: KeptServer, postgresql_to_break: Store) -
         yield Outage(postgresql_to_break, lock, session.rollback)
 
 
+@pytest.fixture
+def postgresql_proxied(
+    kept_postgresql: KeptServer, postgresql_to_break: Store
+) -> Iterator[tuple[Store, SilentProxy]]:
+    """A shared cache in PostgreSQL, and the proxy that is in front of it."""
+    port = urlsplit(kept_postgresql.url).port
+    assert port
+    assert postgresql_to_break.database
+    with SilentProxy(port) as proxy:
+        database = {**postgresql_to_break.database, "PORT": str(proxy.port)}
+        yield replace(postgresql_to_break, database=database), proxy
+        proxy.hang_up()
+
+
+@pytest.fixture
+def postgresql_cut(postgresql_proxied: tuple[Store, SilentProxy]) -> Outage:
+    """Connections are made, and end in the middle of a reply."""
+    store, proxy = postgresql_proxied
+    return Outage(store, proxy.cut_replies, proxy.end)
+
+
+@pytest.fixture
+def postgresql_mute(postgresql_proxied: tuple[Store, SilentProxy]) -> Outage:
+    """Connections are accepted, and not one byte comes."""
+    store, proxy = postgresql_proxied
+
+    def end() -> None:
+        proxy.end()
+        proxy.hang_up()
+
+    return Outage(store, proxy.go_silent, end)
+
+
 LOCK_SQLITE = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -288,6 +321,8 @@ WAYS = [
     "postgresql_stopped",
     "postgresql_hanging",
     "postgresql_locked",
+    "postgresql_cut",
+    "postgresql_mute",
     "sqlite_locked",
 ]
 
@@ -384,32 +419,28 @@ def test_emptied_redis_has_no_entries(
 
 
 def test_process_recovers_from_connections_that_died_in_silence(
-    kept_postgresql: KeptServer, postgresql_to_break: Store, fleet: Fleet, enabled: PostHogServer
+    postgresql_proxied: tuple[Store, SilentProxy], fleet: Fleet
 ) -> None:
     """Threads that wait for connections without an end are replaced, and sharing resumes."""
-    port = urlsplit(kept_postgresql.url).port
-    assert port
-    assert postgresql_to_break.database
-    with SilentProxy(port) as proxy:
-        database = {**postgresql_to_break.database, "PORT": str(proxy.port)}
-        with fleet.sharing(replace(postgresql_to_break, database=database)) as process:
+    store, proxy = postgresql_proxied
+    with fleet.sharing(store) as process:
+        assert process.ask() == "posthog"
+        process.settle()
+
+        proxy.go_silent()
+        assert process.evaluator.shared.later(lambda cache: cache.set("a", 1))
+        for _ in range(15):
             assert process.ask() == "posthog"
-            process.settle()
+            fleet.clock.now += REST_SECONDS
+        assert fleet.log(FAILED, RECOVERED) == [1, 0]
 
-            proxy.go_silent()
-            assert process.evaluator.shared.later(lambda cache: cache.set("a", 1))
-            for _ in range(15):
-                assert process.ask() == "posthog"
-                fleet.clock.now += REST_SECONDS
-            assert fleet.log(FAILED, RECOVERED) == [1, 0]
-
-            proxy.end()
-            fleet.clock.now += JOB_SECONDS
-            try:
-                fleet.until_shared(process)
-                assert fleet.log(FAILED, RECOVERED) == [1, 1]
-            finally:
-                proxy.hang_up()
+        proxy.end()
+        fleet.clock.now += JOB_SECONDS
+        try:
+            fleet.until_shared(process)
+            assert fleet.log(FAILED, RECOVERED) == [1, 1]
+        finally:
+            proxy.hang_up()
 
 
 # A slow cache

@@ -512,7 +512,7 @@ def test_a_misconfiguration_means_features(enabled, settings, caplog):
     assert line.levelname == "ERROR"
     assert "POSTHOG_MAX_RETRIES is -1" in line.getMessage()
     assert "at least 0" in line.getMessage()
-    assert "fallback values answer" in line.getMessage()
+    assert "Using settings.FEATURES" in line.getMessage()
 
 
 @pytest.mark.parametrize("name", ["POSTHOG_PROJECT_API_KEY", "POSTHOG_PERSONAL_API_KEY"])

@@ -98,8 +98,8 @@ def gunicorn(site: Site) -> Iterator[Fleet]:
 
 @contextmanager
 def uvicorn(site: Site) -> Iterator[Fleet]:
-    """Serve the site by two workers that have an event loop each."""
-    options = ["tests.site.preloaded:asgi", "--workers=2"]
+    """Serve the site by two workers that have an event loop each, and may be slow to start."""
+    options = ["tests.site.preloaded:asgi", "--workers=2", "--timeout-worker-healthcheck=60"]
     with serving(site, "uvicorn", *options, socket_option="--fd={}") as server:
         yield Fleet(server, 2)
 

@@ -171,7 +171,7 @@ def headers_of_a_visitor(site: Site) -> None:
     def evaluate(*_: object, **__: object) -> None:
         raise RuntimeError(HOSTILE)
 
-    site.monkeypatch.setattr(engine.current(), "_look_up", evaluate)
+    site.monkeypatch.setattr(engine.current()._resolver, "_resolve", evaluate)
     headers = {"X-POSTHOG-SESSION-ID": HOSTILE, "User-Agent": HOSTILE, "X-Forwarded-For": HOSTILE}
     Client(headers=headers).get("/api/features/")
 

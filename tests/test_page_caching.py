@@ -163,6 +163,12 @@ class CachedMethod(APIView):
         return Response("new" if is_enabled("beta", request=request) else "old")
 
 
+class CachedFeatures(CachedMethod):
+    @method_decorator(cache_page(600))
+    def get(self, request: Any) -> HttpResponse:
+        return Response("new" if request.features.is_enabled("beta") else "old")
+
+
 @api_view(["GET"])
 @authentication_classes([TokenInHeader])
 def in_api(request: Any) -> Response:
@@ -205,6 +211,7 @@ PAGES: dict[str, Any] = {
     "cached mixin": cached(Guarded.as_view()),
     "cached API": cached(in_api),
     "cached method": CachedMethod.as_view(),
+    "cached method features": CachedFeatures.as_view(),
     "guard of cached": guard(cache_page(600, key_prefix="inner")(new)),
     "guard of cached async": guard(cache_page(600, key_prefix="inner")(anew)),
     "guard of cached function": guard(cached(read_function)),
@@ -451,6 +458,51 @@ def test_two_caches_under_one_key_are_refused() -> None:
             flag_path("", flag="beta", on=on, off=off)
         with pytest.raises(TypeError, match="key_prefix"):
             flag_required("beta", otherwise=off)(on)
+
+
+class CachedNew(View):
+    @method_decorator(cached)
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return new(request)
+
+
+@method_decorator([vary_on_headers("A"), cached], name="dispatch")
+class CachedOld(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return old(request)
+
+
+class CachedInherited(CachedOld):
+    def dispatch(self, *args: Any, **kwargs: Any) -> Any:
+        return super().dispatch(*args, **kwargs)
+
+
+@pytest.mark.parametrize("off", [cached(old), CachedOld.as_view(), CachedInherited.as_view()])
+def test_caches_on_methods_under_one_key_are_refused(off: Any) -> None:
+    """The same holds for what `method_decorator` puts on a class, or on one of its bases."""
+    with pytest.raises(TypeError, match="key_prefix"):
+        flag_path("", flag="beta", on=CachedNew.as_view(), off=off)
+
+    class CachedBelow(FlagRequiredMixin, CachedNew):
+        flag_required = "beta"
+        flag_otherwise = off
+
+    with pytest.raises(TypeError, match="key_prefix"):
+        CachedBelow.as_view()
+
+
+def test_a_cache_above_the_mixin_shares_no_key() -> None:
+    """A cache around the mixin's `dispatch` sees who asks, whatever the other view caches."""
+
+    @method_decorator(cached, name="dispatch")
+    class CachedAbove(FlagRequiredMixin, View):
+        flag_required = "beta"
+        flag_otherwise = CachedOld.as_view()
+
+        def get(self, request: HttpRequest) -> HttpResponse:
+            return new(request)
+
+    CachedAbove.as_view()
 
 
 @pytest.mark.parametrize("otherwise", [404, old, cached(old)])

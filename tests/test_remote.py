@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -314,6 +315,39 @@ def test_abandoned_calls_end(posthog: PostHogServer, fault: Fault) -> None:
     for thread in call_threads() - before:
         thread.join(PATIENCE)
     assert call_threads() <= before
+
+
+def test_name_lookups_that_hang_are_bounded(
+    posthog: PostHogServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callers do not wait for the resolver, at most `MAX_CALLS` threads do; a probe recovers."""
+    may_answer, look_up = threading.Event(), socket.getaddrinfo
+
+    def hang(*args: Any, **options: Any) -> Any:
+        may_answer.wait(PATIENCE)
+        return look_up(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    clock = Clock()
+    line = Line(posthog, clock, slow_seconds=1)
+    before = call_threads()
+    with ThreadPoolExecutor(2 * MAX_CALLS) as pool:
+        start = threading.Barrier(2 * MAX_CALLS)
+
+        def ask(number: int) -> Evaluation | None:
+            start.wait(PATIENCE)
+            return line.ask(0.3, f"u{number}")
+
+        assert list(pool.map(ask, range(2 * MAX_CALLS))) == [None] * (2 * MAX_CALLS)
+    assert not may_answer.is_set()
+    assert len(call_threads() - before) <= MAX_CALLS
+    assert line.breaker.state is State.OPEN
+
+    may_answer.set()
+    clock.now += 61
+    assert line.ask(PATIENCE) is not None
+    assert len(posthog.flag_calls) == 1  # the abandoned calls send nothing
+    line.remote.close()
 
 
 def test_a_probe_is_one_request(posthog: PostHogServer) -> None:

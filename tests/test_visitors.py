@@ -17,6 +17,7 @@ from pytest_django import Settings
 from olposthog._http.visitor_cookie import (
     ANONYMOUS_COOKIE_SALT,
     ANONYMOUS_COOKIE_SECONDS,
+    MAX_COOKIES,
     RENEWAL_SECONDS,
 )
 from olposthog.features import for_request, is_enabled
@@ -251,7 +252,9 @@ class AgedSigner(TimestampSigner):
 def written(settings: Settings) -> Any:
     """Write cookies as the site did some time ago, with another key, or as old Djangos did."""
 
-    def write(*, age: int = 0, key: str | None = None, is_legacy: bool = False) -> str:
+    def write(
+        *, age: int = 0, key: str | None = None, is_legacy: bool = False, value: str = KNOWN
+    ) -> str:
         now = (settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS, settings.SIGNING_BACKEND)
         AgedSigner.age = age
         settings.SIGNING_BACKEND = f"{__name__}.AgedSigner"
@@ -259,9 +262,9 @@ def written(settings: Settings) -> Any:
         response = HttpResponse()
         if is_legacy:
             signer = signing.get_cookie_signer(salt=COOKIE + ANONYMOUS_COOKIE_SALT)
-            response.set_cookie(COOKIE, signer.sign(KNOWN))
+            response.set_cookie(COOKIE, signer.sign(value))
         else:
-            response.set_signed_cookie(COOKIE, KNOWN, salt=ANONYMOUS_COOKIE_SALT)
+            response.set_signed_cookie(COOKIE, value, salt=ANONYMOUS_COOKIE_SALT)
         settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS, settings.SIGNING_BACKEND = now
         return str(response.cookies[COOKIE].value)
 
@@ -399,6 +402,57 @@ def test_a_forged_cookie_is_not_renewed(client: Client, written: Any) -> None:
     for forged in (f"{other}:{stamp}:{signature}", f"{KNOWN}:{b62_encode(1)}:{signature}"):
         client.cookies[COOKIE] = forged
         assert client.get(FEATURES_URL).json()["distinct_id"] not in {KNOWN, other}
+
+
+FORGED = [f"{KNOWN.replace('1', '2')}:1aaaaa:{'x' * 43}", KNOWN, "", '"', "\\\\", "é" * 9, ":::"]
+
+
+def cookie_headers(known: str, forged: str) -> dict[str, str]:
+    """Return what a web server makes of two cookies of our name, in one header or in two."""
+    ours, other = f"{COOKIE}={known}", f"{COOKIE}={forged}"
+    return {
+        "forged first": f"{other}; {ours}",
+        "forged last": f"{ours}; a=b; {other}",
+        "two headers, forged first": f"{other},{ours}",
+        "two headers, forged last": f"{ours},{other}; a=b",
+        "after another header": f"a=b,{ours}; {other}",
+        "without a space": f"{other};{ours};a=b",
+    }
+
+
+@pytest.mark.parametrize("age", [0, RENEWAL_SECONDS + DAY], ids=["new", "old"])
+@pytest.mark.parametrize("forged", FORGED)
+@pytest.mark.parametrize("way", cookie_headers("", ""))
+def test_a_forged_cookie_hides_no_genuine_one(
+    client: Client, written: Any, way: str, forged: str, age: int
+) -> None:
+    """Whoever can add cookies of our name, as a sub-domain can, makes no new visitor of a known."""
+    header = cookie_headers(written(age=age), forged)[way]
+
+    response = client.get(FEATURES_URL, headers={"cookie": header})
+
+    assert response.json()["distinct_id"] == KNOWN
+    assert bool(response.cookies) is (age > 0)
+
+
+def test_of_genuine_cookies_the_one_that_django_chose_counts(client: Client, written: Any) -> None:
+    """The id of the last one stays the same when that cookie gets old."""
+    another = written(value=KNOWN.replace("1", "2"))
+    for age in (0, RENEWAL_SECONDS + DAY):
+        pair = f"{COOKIE}={another}; {COOKIE}={written(age=age)}"
+        response = client.get(FEATURES_URL, headers={"cookie": pair})
+        assert response.json()["distinct_id"] == KNOWN
+
+
+def test_many_forged_cookies_are_not_all_verified(client: Client, written: Any) -> None:
+    """A header full of cookies of our name costs no more than a few signatures."""
+    forged = [f"{COOKIE}=forged"] * MAX_COOKIES
+    header = "; ".join([*forged, f"{COOKIE}={written()}", *forged])
+
+    response = client.get(FEATURES_URL, headers={"cookie": header})
+
+    assert response.status_code == 200
+    assert response.json()["distinct_id"] != KNOWN
 
 
 def test_reading_twice_remembers_once(written: Any, rf: Any) -> None:

@@ -208,7 +208,8 @@ class Engine:
         is_remote = self.settings.mode is conf.Mode.REMOTE
         if not is_remote or self._evaluations.clear(distinct_id, self.wait_seconds):
             return True
-        log.warning("The shared cache did not confirm in time that its flags are cleared.")
+        if self.log_throttle.allows("clear"):
+            log.warning("The shared cache did not confirm in time that its flags are cleared.")
         return False
 
     def observe_breaker(self) -> bool:

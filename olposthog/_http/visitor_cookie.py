@@ -6,8 +6,10 @@ other sites cause, so a new cookie is set only where the browser would have sent
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -27,6 +29,9 @@ ANONYMOUS_COOKIE_SALT = "olposthog.anonymous"
 ANONYMOUS_COOKIE_SECONDS = 365 * 24 * 3600
 RENEWAL_SECONDS = 30 * 24 * 3600
 """The age from which a cookie is set again, for another year. Answers that do so are not cached."""
+
+MAX_COOKIES = 8
+"""Maximum cookies of our name per request whose signatures are verified."""
 
 _VISITOR_ID = "olposthog.visitor_id"
 _IS_NEW = "olposthog.visitor_is_new"
@@ -80,31 +85,41 @@ def remember_visitor(
 
 
 def _read(request: HttpRequest, name: str) -> str | None:
-    """Return the id in the cookie; None without one, or for one that we did not sign."""
-    if name not in request.COOKIES:
-        return None
-    signer = signing.get_cookie_signer(salt=_salt(name))
-    signer.fallback_keys = []
-    try:
-        return str(signer.unsign(request.COOKIES[name], max_age=RENEWAL_SECONDS))
-    except signing.BadSignature:
-        known = _read_old(request, name)
-    if known is not None:
-        request.META[_IS_DUE] = True
-    return known
+    """Return the id in the first cookie of this name that we signed; None without one."""
+    for value in islice(_sent_values(request, name), MAX_COOKIES):
+        signer = signing.get_cookie_signer(salt=_salt(name))
+        signer.fallback_keys = []
+        try:
+            return str(signer.unsign(value, max_age=RENEWAL_SECONDS))
+        except signing.BadSignature:
+            known = _read_old(name, value)
+        if known is not None:
+            request.META[_IS_DUE] = True
+            return known
+    return None
 
 
-def _read_old(request: HttpRequest, name: str) -> str | None:
+def _sent_values(request: HttpRequest, name: str) -> Iterator[str]:
+    """Yield the values of the cookies of one name, the value that Django chose first.
+
+    A browser sends several if their domains or paths differ, and anyone who controls a sub-domain
+    can add one. Web servers join the `Cookie` headers of a request by semicolons or by commas.
+    """
+    if name in request.COOKIES:
+        yield request.COOKIES[name]
+    header = request.META.get("HTTP_COOKIE", "")
+    for found in re.finditer(rf"(?:^|[;,])\s*{re.escape(name)}\s*=([^;,]*)", header):
+        yield found[1].strip()
+
+
+def _read_old(name: str, value: str) -> str | None:
     """Return the id in a cookie of any age, signed with any key by any version of Django."""
-    try:
-        return request.get_signed_cookie(name, salt=ANONYMOUS_COOKIE_SALT)
-    except signing.BadSignature:
-        pass
-    try:
-        signer = signing.get_cookie_signer(salt=name + ANONYMOUS_COOKIE_SALT)
-        return str(signer.unsign(request.COOKIES[name]))
-    except signing.BadSignature:
-        return None
+    for salt in (_salt(name), name + ANONYMOUS_COOKIE_SALT):
+        try:
+            return str(signing.get_cookie_signer(salt=salt).unsign(value))
+        except signing.BadSignature:
+            pass
+    return None
 
 
 def _salt(name: str) -> str:

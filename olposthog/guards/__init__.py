@@ -111,6 +111,7 @@ class FlagRequiredMixin(_View):
         FlagCondition.checked(cls.__qualname__, name, variant)
         _check_otherwise(cls.__qualname__, otherwise)
         view = super().as_view(*args, **initkwargs)
+        check_page_caches(cls._methods_below_guard(), otherwise)
         if callable(otherwise):
             awaited = is_async(view)  # which an attribute says, too
             kept = _OF_CLASSES | shared_attributes(view, otherwise).keys()
@@ -119,6 +120,16 @@ class FlagRequiredMixin(_View):
             if awaited:
                 markcoroutinefunction(view)
         return view
+
+    @classmethod
+    def _methods_below_guard(cls) -> list[Any]:
+        above = cls.__mro__[: cls.__mro__.index(FlagRequiredMixin)]
+        return [
+            method
+            for base in cls.__mro__
+            for name, method in vars(base).items()
+            if name != "flag_otherwise" and not (name == "dispatch" and base in above)
+        ]
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Answer as the view does, or as the others are answered."""

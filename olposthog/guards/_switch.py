@@ -51,12 +51,11 @@ def shared_attributes(on: ViewFunction, off: ViewFunction) -> dict[str, Any]:
     return shared
 
 
-def check_page_caches(on: ViewFunction, off: Any) -> None:
+def check_page_caches(on: ViewFunction | list[Any], off: Any) -> None:
     """Raise TypeError if `cache_page` below a guard shares a key with another page of the address.
 
     The first page stored would be served to all visitors. The other page is that of the view
-    `off`, or the whole address in Django's site-wide cache. Caches that `method_decorator` puts on
-    a class are not found.
+    `off`, or the whole address in Django's site-wide cache. `on` may be a list of methods.
     """
     of_on, of_off = _page_caches(on, set()), _page_caches(off, set())
     of_site = {
@@ -71,15 +70,33 @@ def check_page_caches(on: ViewFunction, off: Any) -> None:
         )
 
 
-def _page_caches(view: Any, seen: set[Any]) -> set[tuple[str, str]]:
+def _page_caches(part: Any, seen: set[Any]) -> set[tuple[str, str]]:
     """Return alias and key prefix of the page caches in the functions that make up a view."""
-    if isinstance(view, UpdateCacheMiddleware):
-        return {(view.cache_alias, view.key_prefix)}
-    if not isinstance(view, FunctionType) or view in seen:
-        return set()
-    seen.add(view)
-    parts = [cell.cell_contents for cell in view.__closure__ or ()]
-    return set().union(*(_page_caches(part, seen) for part in parts))
+    if isinstance(part, UpdateCacheMiddleware):
+        return {(part.cache_alias, part.key_prefix)}
+    parts: list[Any] = []
+    if isinstance(part, list):
+        parts = part
+    elif isinstance(part, FunctionType) and part not in seen:
+        seen.add(part)
+        cells = zip(part.__code__.co_freevars, part.__closure__ or (), strict=True)
+        variables = {name: cell.cell_contents for name, cell in cells}
+        parts = list(variables.values())
+        # Django's names: `as_view()` calls the class so, and `method_decorator` its decorators.
+        parts += _methods_of(variables.get("cls"))
+        parts += [decorator(_view) for decorator in variables.get("decorators", ())]
+    return set().union(*(_page_caches(one, seen) for one in parts))
+
+
+def _methods_of(view_class: Any) -> list[Any]:
+    """Return the functions of a class of views and of its bases; none for anything else."""
+    if not (isinstance(view_class, type) and issubclass(view_class, View)):
+        return []
+    return [one for base in view_class.__mro__ for one in vars(base).values()]
+
+
+def _view(request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+    """Stand in for a method, to see what a decorator makes of it."""
 
 
 def attributes(view: ViewFunction) -> dict[str, Any]:

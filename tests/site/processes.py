@@ -25,7 +25,7 @@ import requests
 from tests.posthog_server import PostHogServer
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds that a test waits, at most, for what should come soon."""
 DATABASE_CACHE = "django.core.cache.backends.db.DatabaseCache"
 CACHE_TABLE = "durable_cache"
