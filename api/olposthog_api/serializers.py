@@ -50,10 +50,14 @@ class SourceField(serializers.ChoiceField):
         super().__init__(choices=list(SOURCES.items()), **options)
 
 
+class PlainSerializer(serializers.Serializer[dict[str, Any]]):
+    """A shape whose names are the same in the document and on the wire."""
+
+
 # Component names that a site's own serializers hardly have; `many`, because drf-spectacular would
 # make an array of the answer of an action called `list`.
 @extend_schema_serializer(many=False, component_name="FeatureFlags")
-class FeaturesSerializer(serializers.Serializer[dict[str, Any]]):
+class FeaturesSerializer(PlainSerializer):
     """All flags that a browser may see, for the person whom the server made out."""
 
     distinct_id = serializers.CharField(
@@ -65,7 +69,7 @@ class FeaturesSerializer(serializers.Serializer[dict[str, Any]]):
 
 
 @extend_schema_serializer(component_name="FeatureFlag")
-class FeatureSerializer(serializers.Serializer[dict[str, Any]]):
+class FeatureSerializer(PlainSerializer):
     """One flag."""
 
     key = serializers.CharField()
@@ -78,21 +82,21 @@ class FeatureSerializer(serializers.Serializer[dict[str, Any]]):
 
 
 @extend_schema_serializer(component_name="FeatureFlagError")
-class ErrorSerializer(serializers.Serializer[dict[str, Any]]):
+class ErrorSerializer(PlainSerializer):
     """What is wrong, in DRF's shape."""
 
     detail = serializers.CharField()
 
 
 @extend_schema_serializer(component_name="FeatureFlagKeysError")
-class KeysErrorSerializer(serializers.Serializer[dict[str, Any]]):
+class KeysErrorSerializer(PlainSerializer):
     """What is wrong with `keys`, in DRF's shape."""
 
     keys = serializers.ListField(child=serializers.CharField())
 
 
 @extend_schema_serializer(component_name="FeatureFlagExposures")
-class ExposuresSerializer(serializers.Serializer[dict[str, Any]]):
+class ExposuresSerializer(PlainSerializer):
     """The flags that the person was shown."""
 
     keys = serializers.ListField(

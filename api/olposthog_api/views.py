@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from django.http import HttpResponse, QueryDict
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.decorators import action
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import MethodNotAllowed, NotFound
 from rest_framework.parsers import BaseParser
 from rest_framework.permissions import AllowAny
 from rest_framework.renderers import JSONRenderer
@@ -41,6 +41,9 @@ from .throttling import FeaturesThrottle
 
 MAX_EXPOSURES_BYTES = 512 * 1024
 """Enough for `MAX_KEYS` keys of `MAX_KEY_LENGTH` characters, each as an escaped surrogate pair."""
+
+UNDOCUMENTED = {"retrieve_exposure", "retrieve_exposures"}
+"""Actions that read a flag whose key is part of our own routes."""
 
 _rendered: WeakKeyDictionary[FlagSnapshot, Rendered] = WeakKeyDictionary()
 """Rendered answers, which live as long as the snapshots they show."""
@@ -77,7 +80,7 @@ class UnreadParser(BaseParser):
         return QueryDict()
 
 
-class FeatureViewSet(PersonalView, ViewSet):
+class FeatureViewSet(PersonalView, ViewSet):  # type: ignore[misc]  # as_view is wrapped
     """The flags of whoever asks, as far as browsers may see them.
 
     It needs no log-in. Authentication is the host project's; subclass to change that.
@@ -89,10 +92,15 @@ class FeatureViewSet(PersonalView, ViewSet):
     throttle_classes = [FeaturesThrottle]
     throttle_scope = "features"
     lookup_field = "key"
-    lookup_value_regex = "[^/]+"
+    lookup_value_regex = r"[\s\S]*"  # a key may have slashes, which servers decode
+    operation_ids = {
+        "list": "features_list",
+        "retrieve": "features_retrieve",
+        "exposure": "features_exposure_create",
+        "exposures": "features_exposures_create",
+    }
 
     @extend_schema(
-        operation_id="features_list",
         tags=["features"],
         summary="All flags of the person who asks",
         parameters=[
@@ -118,7 +126,7 @@ class FeatureViewSet(PersonalView, ViewSet):
             **REFUSALS,
         },
     )
-    def list(self, request: Request) -> HttpResponse:
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
         """Return the flags with their payloads and where they come from.
 
         An outage of PostHog is no error: the site's defaults answer, with the source `fallback`.
@@ -127,7 +135,6 @@ class FeatureViewSet(PersonalView, ViewSet):
         return conditional(request, _features(_client_snapshot(request), keys))
 
     @extend_schema(
-        operation_id="features_retrieve",
         tags=["features"],
         summary="One flag of the person who asks",
         parameters=[KEY],
@@ -138,7 +145,7 @@ class FeatureViewSet(PersonalView, ViewSet):
             **REFUSALS,
         },
     )
-    def retrieve(self, request: Request, key: str) -> HttpResponse:
+    def retrieve(self, request: Request, key: str, **kwargs: Any) -> HttpResponse:
         """Return one flag; 404 where it is unknown or not for browsers, which look alike."""
         snapshot = _snapshot_with(request, key)
         value = snapshot.flags[key]
@@ -152,7 +159,6 @@ class FeatureViewSet(PersonalView, ViewSet):
         return conditional(request, Rendered.of(answer))
 
     @extend_schema(
-        operation_id="features_exposure_create",
         tags=["features"],
         summary="Report that the person who asks was shown a flag",
         parameters=[KEY, SESSION_ID],
@@ -163,8 +169,14 @@ class FeatureViewSet(PersonalView, ViewSet):
             **REFUSALS,
         },
     )
-    @action(detail=True, methods=["post"])
-    def exposure(self, request: Request, key: str) -> Response:
+    # Not `detail=True`: routers put those after `retrieve`, whose key matches the whole path.
+    @action(
+        detail=False,
+        methods=["post"],
+        url_path=rf"(?P<key>{lookup_value_regex})/exposure",
+        url_name="exposure",
+    )
+    def exposure(self, request: Request, key: str, **kwargs: Any) -> Response:
         """Count the person as exposed to the flag's value, which is the server's own.
 
         Send it when the flag is first rendered. Experiments count those who were exposed. Each
@@ -175,8 +187,16 @@ class FeatureViewSet(PersonalView, ViewSet):
         report_exposure(snapshot, key, session_id=browser_session_id(plain(request)))
         return Response(status=HTTP_204_NO_CONTENT)
 
+    @extend_schema(exclude=True)
+    @exposure.mapping.get
+    def retrieve_exposure(self, request: Request, key: str, **kwargs: Any) -> HttpResponse:
+        """Return the flag whose key ends with `/exposure`."""
+        try:
+            return self.retrieve(request, key=f"{key}/exposure")
+        except NotFound as error:
+            raise MethodNotAllowed("GET") from error
+
     @extend_schema(
-        operation_id="features_exposures_create",
         tags=["features"],
         summary="Report that the person who asks was shown several flags",
         parameters=[SESSION_ID],
@@ -192,7 +212,7 @@ class FeatureViewSet(PersonalView, ViewSet):
         },
     )
     @action(detail=False, methods=["post"])
-    def exposures(self, request: Request) -> Response:
+    def exposures(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Count the person as exposed to the values of several flags.
 
         Each flag is reported as by the endpoint for one exposure. Unknown keys and those of flags
@@ -208,7 +228,7 @@ class FeatureViewSet(PersonalView, ViewSet):
 
     @extend_schema(exclude=True)
     @exposures.mapping.get
-    def retrieve_exposures(self, request: Request) -> HttpResponse:
+    def retrieve_exposures(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
         """Return the flag whose key is `exposures`: its address is the same."""
         return self.retrieve(request, key="exposures")
 
@@ -218,7 +238,7 @@ class FeatureViewSet(PersonalView, ViewSet):
         return [
             method
             for method in super().allowed_methods
-            if self.action_map.get(method.lower()) != "retrieve_exposures"
+            if self.action_map.get(method.lower()) not in UNDOCUMENTED
         ]
 
 

@@ -191,10 +191,10 @@ def test_every_source_is_declared(document):
     """The choices of `source` are those that there are."""
     ok = document["paths"][FLAG_PATH]["get"]["responses"]["200"]
     schema = resolved(document, ok["content"]["application/json"]["schema"])
-    source = schema["properties"]["source"]
-    choices = [word for choice in source["oneOf"] for word in choice["enum"]]
+    source = resolved(document, schema["properties"]["source"])
 
-    assert set(choices) == {source.value for source in Source}
+    assert set(source["enum"]) == {source.value for source in Source}
+    assert all(f"`{word}`" in source["description"] for word in source["enum"])
 
 
 def test_a_payload_is_any_json(document):
