@@ -148,8 +148,7 @@ export interface components {
             variant: string | null;
             /** @description The payload; null where there is none. */
             payload: unknown;
-            /** @description Where the values come from. */
-            source: "local" | "posthog" | "stale" | "fallback" | "disabled";
+            source: components["schemas"]["FeatureFlagSource"];
         };
         /** @description What is wrong, in DRF's shape. */
         FeatureFlagError: {
@@ -164,12 +163,22 @@ export interface components {
         FeatureFlagKeysError: {
             keys: string[];
         };
+        /**
+         * @description Where the values come from.
+         *
+         *     * `local`: Flag definitions, evaluated by the server.
+         *     * `posthog`: PostHog, now or lately.
+         *     * `stale`: PostHog, longer ago, because it cannot be asked now.
+         *     * `fallback`: The site's defaults, because PostHog cannot be asked now.
+         *     * `disabled`: The site's defaults, because PostHog is switched off.
+         * @enum {string}
+         */
+        FeatureFlagSource: "local" | "posthog" | "stale" | "fallback" | "disabled";
         /** @description All flags that a browser may see, for the person whom the server made out. */
         FeatureFlags: {
             /** @description The person's id, as PostHog knows it. The server derives it, never the browser. */
             distinct_id: string;
-            /** @description Where the values come from. */
-            source: "local" | "posthog" | "stale" | "fallback" | "disabled";
+            source: components["schemas"]["FeatureFlagSource"];
             /** @description Value by flag key: on, off, or the name of a variant. */
             features: {
                 checkout?: boolean | string;
@@ -185,15 +194,20 @@ export interface components {
         };
         /** @description What is wrong. */
         OfrepError: {
-            errorCode: "PARSE_ERROR" | "INVALID_CONTEXT" | "FLAG_NOT_FOUND" | "GENERAL";
+            errorCode: components["schemas"]["OfrepErrorCode"];
             errorDetails: string;
         };
+        /**
+         * @description What kind of error it is.
+         * @enum {string}
+         */
+        OfrepErrorCode: "PARSE_ERROR" | "INVALID_CONTEXT" | "FLAG_NOT_FOUND" | "GENERAL";
         /** @description One flag. */
         OfrepFlag: {
             key: string;
             /** @description Absent where the default in the client's code applies. */
             value?: boolean | string;
-            reason: "STATIC" | "TARGETING_MATCH" | "SPLIT" | "DISABLED" | "UNKNOWN";
+            reason: components["schemas"]["OfrepReason"];
             /** @description `on` or `off` for a flag without variants. */
             variant: string;
             /** @description `source`; where PostHog decided, its `id`, `version` and `posthogReason`; and `payload` as JSON text, where there is one. */
@@ -203,7 +217,7 @@ export interface components {
         };
         /** @description What is wrong with a question for one flag. */
         OfrepFlagError: {
-            errorCode: "PARSE_ERROR" | "INVALID_CONTEXT" | "FLAG_NOT_FOUND" | "GENERAL";
+            errorCode: components["schemas"]["OfrepErrorCode"];
             errorDetails: string;
             key: string;
         };
@@ -215,6 +229,11 @@ export interface components {
                 [key: string]: boolean | number | string;
             };
         };
+        /**
+         * @description Why the flag has its value.
+         * @enum {string}
+         */
+        OfrepReason: "STATIC" | "TARGETING_MATCH" | "SPLIT" | "DISABLED" | "UNKNOWN";
         /** @description What a client asks. */
         OfrepRequest: {
             /** @description OpenFeature's evaluation context. The server knows who is asking, whatever `targetingKey` says; of the rest, what POSTHOG_API_CONTEXT_PROPERTIES names counts. */
