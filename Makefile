@@ -12,17 +12,19 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PY := .venv/bin/python
 PY_FLOOR := .venv-floor/bin/python
 MANAGE := $(PY) example_project/manage.py
-TESTS := -m pytest --numprocesses auto --dist loadfile
+TESTS := -m pytest --numprocesses auto --dist loadfile --ignore $(CLIENTS)
 # What these see does not depend on the versions of Python and Django.
 ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/test_benchmarks.py \
 	--ignore tests/test_pytest_plugin.py --ignore tests/test_endurance.py --ignore tests/test_polling_fleet.py \
 	--ignore tests/test_sharing.py --ignore tests/test_large_definitions.py
-LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-	--generate-hashes --no-header --no-annotate --no-emit-index-url --extra api
+LOCK_ONLY := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate --no-emit-index-url
+LOCK := $(LOCK_ONLY) --extra api
 
 FRONTEND := example_project/frontend
 FRONTEND_SOURCES := $(shell find $(FRONTEND) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print)
 OPENFEATURE := tests/openfeature
+CLIENTS := tests/clients
 # npm takes whichever node stands first in PATH.
 NPM_IN = PATH="$(CURDIR)/.venv/bin:$$PATH" npm --silent --prefix
 NPM = $(NPM_IN) $(FRONTEND)
@@ -35,10 +37,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install run dev frontend openfeature test test-newest test-floor check lint types openapi \
-	openapi-check client client-check frontend-check wheel-check run-check posthog screenshots bench bench-outage lock clean
+	openapi-check openapi-lint generators-check client client-check frontend-check wheel-check run-check posthog screenshots bench bench-outage lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: .venv/ready ## set up .venv; the other targets do it themselves
 	@echo "Ready: .venv"
@@ -71,7 +73,7 @@ test-newest: .venv/ready $(FRONTEND)/dist/ready $(OPENFEATURE)/dist/ready ## run
 test-floor: .venv-floor/ready ## run every test on the lowest versions
 	$(PY_FLOOR) $(TESTS) $(ONLY_NEWEST)
 
-check: lint types openapi-check client-check frontend-check wheel-check run-check ## everything but the tests
+check: lint types openapi-check openapi-lint generators-check client-check frontend-check wheel-check run-check ## everything but the tests
 
 lint: .venv/ready ## check the code's style and layers
 	$(PY) -m ruff check
@@ -90,6 +92,12 @@ openapi-check: .venv/ready ## fail if openapi.yaml is not what the views say
 	$(MANAGE) spectacular --validate --fail-on-warn --file "$$fresh" && \
 	if diff -u openapi.yaml "$$fresh"; then echo "openapi.yaml is what the views say"; \
 	else echo "openapi.yaml is out of date: run make openapi" >&2; exit 1; fi
+
+openapi-lint: $(CLIENTS)/node_modules/ready ## lint openapi.yaml with Redocly CLI and Spectral
+	@$(NPM_IN) $(CLIENTS) run lint
+
+generators-check: .venv/ready .venv-generators/ready $(CLIENTS)/node_modules/ready ## generate clients, and read a site with each
+	$(PY) -m pytest $(CLIENTS)
 
 client: $(FRONTEND)/node_modules/ready ## rewrite the TypeScript client from openapi.yaml
 	@$(NPM) run client
@@ -119,11 +127,12 @@ bench-outage: .venv/ready ## measure through an outage of PostHog, beside the pr
 lock: .venv-lock/ready ## move the locks to the newest releases
 	$(LOCK) --group dev pyproject.toml --output-file requirements/dev.txt
 	$(LOCK) --group test --constraint requirements/floor.in pyproject.toml --output-file requirements/floor.txt
+	$(LOCK_ONLY) requirements/generators.in --output-file requirements/generators.txt
 
 clean: ## remove what these targets made
-	rm -rf .venv .venv-floor .venv-lock dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-floor .venv-generators .venv-lock dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf example_project/var $(FRONTEND)/dist $(FRONTEND)/node_modules
-	rm -rf $(OPENFEATURE)/dist $(OPENFEATURE)/node_modules
+	rm -rf $(OPENFEATURE)/dist $(OPENFEATURE)/node_modules $(CLIENTS)/dist $(CLIENTS)/node_modules
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment is made anew whenever its lock changes. The checkout itself is installed editable, with
@@ -154,6 +163,16 @@ $(OPENFEATURE)/node_modules/ready: $(OPENFEATURE)/package.json $(OPENFEATURE)/pa
 
 $(OPENFEATURE)/dist/ready: $(OPENFEATURE)/vite.config.js $(wildcard $(OPENFEATURE)/clients/*.js) $(OPENFEATURE)/node_modules/ready
 	@$(NPM_IN) $(OPENFEATURE) run build -- --logLevel warn
+	@touch $@
+
+$(CLIENTS)/node_modules/ready: $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.npmrc | .venv/ready
+	@echo "Installing the linters and generators for openapi.yaml..."
+	@$(NPM_IN) $(CLIENTS) ci
+	@touch $@
+
+.venv-generators/ready: requirements/generators.txt
+	$(call create,$(NEWEST_FIRST))
+	@$(@D)/bin/python -m pip install -qq --requirement $<
 	@touch $@
 
 .venv-lock/ready:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -158,3 +159,17 @@ def test_settings_page_lists_every_setting_with_its_default() -> None:
     for setting, default in known.items():
         shown = list(default) if isinstance(default, tuple) else default
         assert table[setting] == repr(shown).replace("'", '"'), setting
+
+
+def test_the_generators_in_the_docs_are_those_that_are_tested() -> None:
+    """Each row of the table names the version that `make generators-check` runs."""
+    section = (ROOT / "docs/browser.md").read_text().split("### Generators")[1]
+    rows = re.findall(r"^\| (\S+?),? .*?\| ([\d.]+) \|", section, re.MULTILINE)
+    npm = json.loads((ROOT / "tests/clients/package.json").read_text())["devDependencies"]
+    lock = (ROOT / "requirements/generators.txt").read_text()
+    python = dict(re.findall(r"^([\w-]+)==(\S+)", lock, re.MULTILINE))
+    python["openapi-generator"] = python["openapi-generator-cli"]
+
+    assert len(rows) == 6
+    for generator, version in rows:
+        assert (npm | python)[generator] == version

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
@@ -15,6 +17,16 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from olposthog.identity import remember_identity
+
+from .schema import FlagsSchema
+
+CONTENT_CODING = re.compile(
+    r"(?:[-;:]|--)(?:gzip|x-gzip|br|zstd|deflate|compress|bzip2|dcb|dcz|identity)"
+)
+"""What proxies append to an ETag when they compress the body: Apache `-gzip`, Jetty `--gzip`."""
+
+NAMES_OF_ARGUMENTS = ("self", "request", "response")
+"""Captured URL parts of these names are dropped: REST framework has such arguments itself."""
 
 
 def etag_of(body: bytes, *also: str) -> str:
@@ -42,8 +54,24 @@ class Rendered:
 class PersonalView(APIView):
     """A view whose answers are for the person who asks, and for nobody else."""
 
+    schema = FlagsSchema()
+    operation_ids: Mapping[str, str] = {}
+    """The ids in the OpenAPI document, by action or method."""
     is_read_only = False
     """Whether a POST changes nothing either, and may set a new visitor's cookie."""
+
+    @classmethod
+    def as_view(cls, *args: Any, **initkwargs: Any) -> Callable[..., Any]:  # type: ignore[override]  # a viewset's has an argument
+        """Return the view. The URLs that the host includes it under may capture any names."""
+        view = super().as_view(*args, **initkwargs)
+
+        @wraps(view)
+        def view_under_any_url(request: HttpRequest, /, *args: Any, **parts: Any) -> HttpResponse:
+            for name in NAMES_OF_ARGUMENTS:
+                parts.pop(name, None)
+            return view(request, *args, **parts)
+
+        return view_under_any_url
 
     def finalize_response(
         self, request: Request, response: Response, *args: Any, **kwargs: Any
@@ -73,6 +101,13 @@ def conditional(request: Request, rendered: Rendered) -> HttpResponse:
 
 
 def _names(known: str, etag: str) -> bool:
-    """Compare weakly: a proxy that compresses makes weak ETags of ours."""
+    """Return whether `If-None-Match` names the ETag, as sent or as a proxy rewrote it."""
     etags = parse_etags(known)
-    return "*" in etags or any(one.removeprefix("W/") == etag for one in etags)
+    return "*" in etags or any(_is_variant(one.removeprefix("W/"), etag) for one in etags)
+
+
+def _is_variant(one: str, etag: str) -> bool:
+    opaque = etag[:-1]
+    return one == etag or (
+        one.startswith(opaque) and bool(CONTENT_CODING.fullmatch(one[len(opaque) : -1]))
+    )

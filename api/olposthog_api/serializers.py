@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 from olposthog.snapshot import Source
+
+from .bodies import InvalidBody
 
 MAX_KEYS = 100
 MAX_KEY_LENGTH = 400
@@ -48,10 +50,14 @@ class SourceField(serializers.ChoiceField):
         super().__init__(choices=list(SOURCES.items()), **options)
 
 
+class PlainSerializer(serializers.Serializer[dict[str, Any]]):
+    """A shape whose names are the same in the document and on the wire."""
+
+
 # Component names that a site's own serializers hardly have; `many`, because drf-spectacular would
 # make an array of the answer of an action called `list`.
 @extend_schema_serializer(many=False, component_name="FeatureFlags")
-class FeaturesSerializer(serializers.Serializer[dict[str, Any]]):
+class FeaturesSerializer(PlainSerializer):
     """All flags that a browser may see, for the person whom the server made out."""
 
     distinct_id = serializers.CharField(
@@ -63,7 +69,7 @@ class FeaturesSerializer(serializers.Serializer[dict[str, Any]]):
 
 
 @extend_schema_serializer(component_name="FeatureFlag")
-class FeatureSerializer(serializers.Serializer[dict[str, Any]]):
+class FeatureSerializer(PlainSerializer):
     """One flag."""
 
     key = serializers.CharField()
@@ -76,17 +82,29 @@ class FeatureSerializer(serializers.Serializer[dict[str, Any]]):
 
 
 @extend_schema_serializer(component_name="FeatureFlagError")
-class ErrorSerializer(serializers.Serializer[dict[str, Any]]):
+class ErrorSerializer(PlainSerializer):
     """What is wrong, in DRF's shape."""
 
     detail = serializers.CharField()
 
 
 @extend_schema_serializer(component_name="FeatureFlagKeysError")
-class KeysErrorSerializer(serializers.Serializer[dict[str, Any]]):
+class KeysErrorSerializer(PlainSerializer):
     """What is wrong with `keys`, in DRF's shape."""
 
     keys = serializers.ListField(child=serializers.CharField())
+
+
+@extend_schema_serializer(component_name="FeatureFlagExposures")
+class ExposuresSerializer(PlainSerializer):
+    """The flags that the person was shown."""
+
+    keys = serializers.ListField(
+        child=serializers.CharField(),
+        max_length=MAX_KEYS,
+        help_text="Flag keys. Unknown keys, and those of flags that are not for browsers, "
+        "are ignored.",
+    )
 
 
 def parse_keys(texts: Sequence[str]) -> frozenset[str] | None:
@@ -105,3 +123,15 @@ def parse_keys(texts: Sequence[str]) -> frozenset[str] | None:
     if problem:
         raise serializers.ValidationError({"keys": [problem]})
     return keys
+
+
+def parse_exposed_keys(body: Mapping[str, Any]) -> list[str]:
+    """Return the keys in `{"keys": [...]}`, each once. Raise `InvalidBody` for another body."""
+    keys = body.get("keys")
+    if not isinstance(keys, list):
+        raise InvalidBody("`keys` must be a list of flag keys.")
+    if len(keys) > MAX_KEYS:
+        raise InvalidBody(f"`keys` must have at most {MAX_KEYS} items; these are {len(keys)}.")
+    if not all(isinstance(key, str) for key in keys):
+        raise InvalidBody("Each item of `keys` must be a string.")
+    return list(dict.fromkeys(keys))

@@ -1,14 +1,16 @@
-"""`GET /api/features/`, `GET /api/features/{key}/` and `POST /api/features/{key}/exposure/`."""
+"""The REST API: read all flags or one, report one exposure or several."""
 
 from __future__ import annotations
 
+import builtins
+from collections.abc import Collection
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.http import HttpResponse, QueryDict
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.decorators import action
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import MethodNotAllowed, NotFound
 from rest_framework.parsers import BaseParser
 from rest_framework.permissions import AllowAny
 from rest_framework.renderers import JSONRenderer
@@ -23,22 +25,37 @@ from olposthog.identity import SESSION_ID_HEADER, browser_session_id
 from olposthog.snapshot import FlagSnapshot, Runtime
 
 from .answers import PersonalView, Rendered, conditional, plain
+from .bodies import read_object
 from .serializers import (
     KEY_PATTERN,
     MAX_KEY_LENGTH,
     MAX_KEYS,
     ErrorSerializer,
+    ExposuresSerializer,
     FeatureSerializer,
     FeaturesSerializer,
     KeysErrorSerializer,
+    parse_exposed_keys,
     parse_keys,
 )
 from .throttling import FeaturesThrottle
+
+MAX_EXPOSURES_BYTES = 512 * 1024
+"""Enough for `MAX_KEYS` keys of `MAX_KEY_LENGTH` characters, each as an escaped surrogate pair."""
+
+UNDOCUMENTED = {"retrieve_exposure", "retrieve_exposures"}
+"""Actions that read a flag whose key is part of our own routes."""
 
 _rendered: WeakKeyDictionary[FlagSnapshot, Rendered] = WeakKeyDictionary()
 """Rendered answers, which live as long as the snapshots they show."""
 
 KEY = OpenApiParameter("key", str, OpenApiParameter.PATH, description="Flag key")
+SESSION_ID = OpenApiParameter(
+    SESSION_ID_HEADER,
+    str,
+    OpenApiParameter.HEADER,
+    description="posthog-js's id of the session, a UUID; anything else is ignored.",
+)
 UNCHANGED = OpenApiResponse(description="Unchanged since the ETag in `If-None-Match`.")
 UNKNOWN = OpenApiResponse(ErrorSerializer, description="Unknown, or not for browsers.")
 REFUSALS = {
@@ -64,7 +81,7 @@ class UnreadParser(BaseParser):
         return QueryDict()
 
 
-class FeatureViewSet(PersonalView, ViewSet):
+class FeatureViewSet(PersonalView, ViewSet):  # type: ignore[misc]  # as_view is wrapped
     """The flags of whoever asks, as far as browsers may see them.
 
     It needs no log-in. Authentication is the host project's; subclass to change that.
@@ -76,10 +93,15 @@ class FeatureViewSet(PersonalView, ViewSet):
     throttle_classes = [FeaturesThrottle]
     throttle_scope = "features"
     lookup_field = "key"
-    lookup_value_regex = "[^/]+"
+    lookup_value_regex = r"[\s\S]*"  # a key may have slashes, which servers decode
+    operation_ids = {
+        "list": "features_list",
+        "retrieve": "features_retrieve",
+        "exposure": "features_exposure_create",
+        "exposures": "features_exposures_create",
+    }
 
     @extend_schema(
-        operation_id="features_list",
         tags=["features"],
         summary="All flags of the person who asks",
         parameters=[
@@ -105,16 +127,15 @@ class FeatureViewSet(PersonalView, ViewSet):
             **REFUSALS,
         },
     )
-    def list(self, request: Request) -> HttpResponse:
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
         """Return the flags with their payloads and where they come from.
 
         An outage of PostHog is no error: the site's defaults answer, with the source `fallback`.
         """
         keys = parse_keys(request.query_params.getlist("keys"))
-        return conditional(request, _features(_client_snapshot(request), keys))
+        return conditional(request, _features(_client_snapshot(request, keys), keys))
 
     @extend_schema(
-        operation_id="features_retrieve",
         tags=["features"],
         summary="One flag of the person who asks",
         parameters=[KEY],
@@ -125,7 +146,7 @@ class FeatureViewSet(PersonalView, ViewSet):
             **REFUSALS,
         },
     )
-    def retrieve(self, request: Request, key: str) -> HttpResponse:
+    def retrieve(self, request: Request, key: str, **kwargs: Any) -> HttpResponse:
         """Return one flag; 404 where it is unknown or not for browsers, which look alike."""
         snapshot = _snapshot_with(request, key)
         value = snapshot.flags[key]
@@ -139,18 +160,9 @@ class FeatureViewSet(PersonalView, ViewSet):
         return conditional(request, Rendered.of(answer))
 
     @extend_schema(
-        operation_id="features_exposure_create",
         tags=["features"],
         summary="Report that the person who asks was shown a flag",
-        parameters=[
-            KEY,
-            OpenApiParameter(
-                SESSION_ID_HEADER,
-                str,
-                OpenApiParameter.HEADER,
-                description="posthog-js's id of the session, a UUID; anything else is ignored.",
-            ),
-        ],
+        parameters=[KEY, SESSION_ID],
         request=None,
         responses={
             204: OpenApiResponse(description="Taken note of, where PostHog decided the value."),
@@ -158,8 +170,14 @@ class FeatureViewSet(PersonalView, ViewSet):
             **REFUSALS,
         },
     )
-    @action(detail=True, methods=["post"])
-    def exposure(self, request: Request, key: str) -> Response:
+    # Not `detail=True`: routers put those after `retrieve`, whose key matches the whole path.
+    @action(
+        detail=False,
+        methods=["post"],
+        url_path=rf"(?P<key>{lookup_value_regex})/exposure",
+        url_name="exposure",
+    )
+    def exposure(self, request: Request, key: str, **kwargs: Any) -> Response:
         """Count the person as exposed to the flag's value, which is the server's own.
 
         Send it when the flag is first rendered. Experiments count those who were exposed. Each
@@ -170,14 +188,69 @@ class FeatureViewSet(PersonalView, ViewSet):
         report_exposure(snapshot, key, session_id=browser_session_id(plain(request)))
         return Response(status=HTTP_204_NO_CONTENT)
 
+    @extend_schema(exclude=True)
+    @exposure.mapping.get
+    def retrieve_exposure(self, request: Request, key: str, **kwargs: Any) -> HttpResponse:
+        """Return the flag whose key ends with `/exposure`."""
+        try:
+            return self.retrieve(request, key=f"{key}/exposure")
+        except NotFound as error:
+            raise MethodNotAllowed("GET") from error
 
-def _client_snapshot(request: Request) -> FlagSnapshot:
-    return for_request(plain(request), runtime=Runtime.CLIENT)
+    @extend_schema(
+        tags=["features"],
+        summary="Report that the person who asks was shown several flags",
+        parameters=[SESSION_ID],
+        request={"application/json": ExposuresSerializer},
+        responses={
+            204: OpenApiResponse(description="Recorded where PostHog decided the value."),
+            400: OpenApiResponse(ErrorSerializer, description="The body is invalid."),
+            413: OpenApiResponse(ErrorSerializer, description="The body is too large."),
+            415: OpenApiResponse(
+                ErrorSerializer, description="The content type is not `application/json`."
+            ),
+            **REFUSALS,
+        },
+    )
+    @action(detail=False, methods=["post"])
+    def exposures(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Count the person as exposed to the values of several flags.
+
+        Each flag is reported as by the endpoint for one exposure. Unknown keys and those of flags
+        that are not for browsers are ignored. The request counts once against the rate limit.
+        """
+        keys = parse_exposed_keys(read_object(plain(request), MAX_EXPOSURES_BYTES))
+        snapshot = _client_snapshot(request, keys)
+        session_id = browser_session_id(plain(request))
+        for key in keys:
+            if is_visible(key) and key in snapshot.flags:
+                report_exposure(snapshot, key, session_id=session_id)
+        return Response(status=HTTP_204_NO_CONTENT)
+
+    @extend_schema(exclude=True)
+    @exposures.mapping.get
+    def retrieve_exposures(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Return the flag whose key is `exposures`: its address is the same."""
+        return self.retrieve(request, key="exposures")
+
+    @property
+    def allowed_methods(self) -> builtins.list[str]:
+        """Return what `Allow` lists: the methods in the OpenAPI document."""
+        return [
+            method
+            for method in super().allowed_methods
+            if self.action_map.get(method.lower()) not in UNDOCUMENTED
+        ]
+
+
+def _client_snapshot(request: Request, keys: Collection[str] | None) -> FlagSnapshot:
+    visible = None if keys is None else [key for key in keys if is_visible(key)]
+    return for_request(plain(request), runtime=Runtime.CLIENT, keys=visible)
 
 
 def _snapshot_with(request: Request, key: str) -> FlagSnapshot:
     """Return the flags; 404 where `key` is unknown or not for browsers, which look alike."""
-    snapshot = _client_snapshot(request)
+    snapshot = _client_snapshot(request, [key])
     if not is_visible(key) or key not in snapshot.flags:
         raise NotFound
     return snapshot

@@ -210,6 +210,13 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "The feature flags of whoever asks, evaluated by the server.",
     "VERSION": "1.0.0",
     "OAS_VERSION": "3.1.0",
+    "SERVERS": [{"url": "/", "description": "The site that the page is from"}],
+    "LICENSE": {"name": "BSD 3-Clause", "identifier": "BSD-3-Clause"},
+    "CONTACT": {"name": "The olposthog authors"},
+    "TAGS": [
+        {"name": "features", "description": "Read flags, and report exposures."},
+        {"name": "ofrep", "description": "The same flags for OpenFeature's clients."},
+    ],
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SWAGGER_UI_DIST": "SIDECAR",

@@ -12,6 +12,7 @@ from django.test import Client
 from olposthog._core import engine
 from olposthog._shared.breaker import State
 from olposthog.features import clear_cache
+from tests.api.test_caching import ALIKE, SAME
 from tests.api.test_ofrep import FLAGS_URL, urlpatterns  # noqa: F401  # the routes
 from tests.posthog_faults import Refuse, Status
 from tests.posthog_server import Variant
@@ -173,3 +174,13 @@ def test_one_flag_has_no_etag(visited):
     assert response.status_code == 200
     assert "ETag" not in response
     assert response["Cache-Control"] == "private, no-cache"
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"), [*((one, 304) for one in SAME), *((one, 200) for one in ALIKE)]
+)
+def test_validators_that_proxies_rewrite_match(visited, condition, status):
+    """A content coding may be appended to the ETag, and nothing else."""
+    opaque = fetch(visited)["ETag"].strip('"')
+
+    assert fetch(visited, condition.replace("X", opaque)).status_code == status

@@ -7,6 +7,8 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema
 
+from olposthog_api.schema import enum_component
+
 from .serializers import WordField
 
 _PRIMITIVE = {"oneOf": [{"type": "boolean"}, {"type": "number"}, {"type": "string"}]}
@@ -47,7 +49,7 @@ class ContextFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no
 
 
 class WordFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # theirs
-    """`reason` and `errorCode`: one of a few words, in place and not as components."""
+    """`reason` and `errorCode`: one of a few words."""
 
     target_class = "olposthog_api.ofrep.serializers.WordField"
     match_subclasses = True
@@ -55,4 +57,5 @@ class WordFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-un
     def map_serializer_field(self, auto_schema: AutoSchema, direction: Any) -> dict[str, Any]:
         """Return the schema of the words."""
         field: WordField = self.target
-        return {"oneOf": [{"type": "string", "enum": [str(word)]} for word in field.words]}
+        words = [str(word) for word in field.words]
+        return enum_component(auto_schema, field.component_name, words, str(field.meaning))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
+
+from olposthog_api.serializers import PlainSerializer
 
 from .errors import ErrorCode
 from .evaluation import Reason
@@ -27,22 +27,28 @@ class WordField(serializers.CharField):
     """One of a few words."""
 
     words: tuple[str, ...] = ()
+    component_name: str
+    meaning: str
 
 
 class ReasonField(WordField):
     """Why a flag has its value."""
 
     words = tuple(Reason)
+    component_name = "OfrepReason"
+    meaning = "Why the flag has its value."
 
 
 class ErrorCodeField(WordField):
     """What kind of error it is."""
 
     words = tuple(ErrorCode)
+    component_name = "OfrepErrorCode"
+    meaning = "What kind of error it is."
 
 
 @extend_schema_serializer(component_name="OfrepRequest")
-class RequestSerializer(serializers.Serializer[dict[str, Any]]):
+class RequestSerializer(PlainSerializer):
     """What a client asks."""
 
     context = ContextField(  # type: ignore[assignment]  # DRF's serializers have one of their own
@@ -55,7 +61,7 @@ class RequestSerializer(serializers.Serializer[dict[str, Any]]):
 
 
 @extend_schema_serializer(component_name="OfrepFlag")
-class FlagSerializer(serializers.Serializer[dict[str, Any]]):
+class FlagSerializer(PlainSerializer):
     """One flag."""
 
     key = serializers.CharField()
@@ -73,7 +79,7 @@ class FlagSerializer(serializers.Serializer[dict[str, Any]]):
 
 
 @extend_schema_serializer(many=False, component_name="OfrepFlags")
-class FlagsSerializer(serializers.Serializer[dict[str, Any]]):
+class FlagsSerializer(PlainSerializer):
     """All flags that a browser may see, for the person whom the server made out."""
 
     flags = FlagSerializer(many=True)
@@ -81,7 +87,7 @@ class FlagsSerializer(serializers.Serializer[dict[str, Any]]):
 
 
 @extend_schema_serializer(component_name="OfrepError")
-class ErrorSerializer(serializers.Serializer[dict[str, Any]]):
+class ErrorSerializer(PlainSerializer):
     """What is wrong."""
 
     errorCode = ErrorCodeField()  # noqa: N815  # OFREP's name

@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
 from olposthog._core import engine
+from olposthog._core.visibility import is_visible
 from olposthog.features import for_request
 from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog_api.answers import PersonalView, Rendered, conditional, etag_of, plain
@@ -101,9 +102,16 @@ class OfrepView(PersonalView):
         return [_without_token(one) for one in hosts]
 
     def snapshot(self, request: Request) -> FlagSnapshot:
-        """Return the flags; raises `Refused` for a request that is not as OFREP has it."""
+        """Return the flags that the endpoint reads. Raise `InvalidBody` or `InvalidContext`."""
         claims = read_claims(plain(request))
-        return for_request(plain(request), runtime=Runtime.CLIENT, claims=claims)
+        key = self.flag_key
+        keys = None if key is None else [key] if is_visible(key) else []
+        return for_request(plain(request), runtime=Runtime.CLIENT, claims=claims, keys=keys)
+
+    @property
+    def flag_key(self) -> str | None:
+        """The key in the path of an endpoint for one flag."""
+        return None
 
     def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response | None]:
         """Answer errors in OFREP's shape, whatever the host's others have."""
@@ -112,7 +120,7 @@ class OfrepView(PersonalView):
     def _explain(self, error: Exception, context: dict[str, Any]) -> Response | None:
         response = exception_handler(error, context)
         if response is not None:
-            response.data = error_body(error, self.kwargs.get("key"))
+            response.data = error_body(error, self.flag_key)
             if isinstance(error, Throttled):
                 response["Retry-After"] = retry_after(error)
         return response
@@ -131,8 +139,9 @@ def _without_token(authentication: BaseAuthentication) -> BaseAuthentication:
 class EvaluateFlagsView(OfrepView):
     """All flags at once, as OpenFeature's clients in browsers ask."""
 
+    operation_ids = {"post": "ofrep_flags"}
+
     @extend_schema(
-        operation_id="ofrep_flags",
         tags=["ofrep"],
         summary="All flags of the person who asks, for OpenFeature",
         parameters=[
@@ -150,7 +159,7 @@ class EvaluateFlagsView(OfrepView):
             **refusals(ErrorSerializer),
         },
     )
-    def post(self, request: Request) -> HttpResponse:
+    def post(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
         """Return the flags, as OFREP's bulk evaluation.
 
         An outage of PostHog is no error: the site's defaults answer.
@@ -175,8 +184,14 @@ def _recovery(snapshot: FlagSnapshot) -> str:
 class EvaluateFlagView(OfrepView):
     """One flag, as OpenFeature's clients on servers ask."""
 
+    operation_ids = {"post": "ofrep_flag"}
+
+    @property
+    def flag_key(self) -> str:
+        """The key in the path."""
+        return str(self.kwargs["key"])
+
     @extend_schema(
-        operation_id="ofrep_flag",
         tags=["ofrep"],
         summary="One flag of the person who asks, for OpenFeature",
         parameters=[
@@ -189,7 +204,7 @@ class EvaluateFlagView(OfrepView):
             **refusals(FlagErrorSerializer),
         },
     )
-    def post(self, request: Request, key: str) -> Response:
+    def post(self, request: Request, key: str, **kwargs: Any) -> Response:
         """Return one flag; 404 where it is unknown or not for browsers, which look alike."""
         flag = evaluated_flag(self.snapshot(request), key)
         if flag is None:

@@ -70,6 +70,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/features/exposures/": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Report that the person who asks was shown several flags
+         * @description Count the person as exposed to the values of several flags.
+         *
+         *     Each flag is reported as by the endpoint for one exposure. Unknown keys and those of flags
+         *     that are not for browsers are ignored. The request counts once against the rate limit.
+         */
+        post: operations["features_exposures_create"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/ofrep/v1/evaluate/flags": {
         parameters: {
             query?: never;
@@ -125,23 +148,37 @@ export interface components {
             variant: string | null;
             /** @description The payload; null where there is none. */
             payload: unknown;
-            /** @description Where the values come from. */
-            source: "local" | "posthog" | "stale" | "fallback" | "disabled";
+            source: components["schemas"]["FeatureFlagSource"];
         };
         /** @description What is wrong, in DRF's shape. */
         FeatureFlagError: {
             detail: string;
         };
+        /** @description The flags that the person was shown. */
+        FeatureFlagExposures: {
+            /** @description Flag keys. Unknown keys, and those of flags that are not for browsers, are ignored. */
+            keys: string[];
+        };
         /** @description What is wrong with `keys`, in DRF's shape. */
         FeatureFlagKeysError: {
             keys: string[];
         };
+        /**
+         * @description Where the values come from.
+         *
+         *     * `local`: Flag definitions, evaluated by the server.
+         *     * `posthog`: PostHog, now or lately.
+         *     * `stale`: PostHog, longer ago, because it cannot be asked now.
+         *     * `fallback`: The site's defaults, because PostHog cannot be asked now.
+         *     * `disabled`: The site's defaults, because PostHog is switched off.
+         * @enum {string}
+         */
+        FeatureFlagSource: "local" | "posthog" | "stale" | "fallback" | "disabled";
         /** @description All flags that a browser may see, for the person whom the server made out. */
         FeatureFlags: {
             /** @description The person's id, as PostHog knows it. The server derives it, never the browser. */
             distinct_id: string;
-            /** @description Where the values come from. */
-            source: "local" | "posthog" | "stale" | "fallback" | "disabled";
+            source: components["schemas"]["FeatureFlagSource"];
             /** @description Value by flag key: on, off, or the name of a variant. */
             features: {
                 checkout?: boolean | string;
@@ -157,15 +194,20 @@ export interface components {
         };
         /** @description What is wrong. */
         OfrepError: {
-            errorCode: "PARSE_ERROR" | "INVALID_CONTEXT" | "FLAG_NOT_FOUND" | "GENERAL";
+            errorCode: components["schemas"]["OfrepErrorCode"];
             errorDetails: string;
         };
+        /**
+         * @description What kind of error it is.
+         * @enum {string}
+         */
+        OfrepErrorCode: "PARSE_ERROR" | "INVALID_CONTEXT" | "FLAG_NOT_FOUND" | "GENERAL";
         /** @description One flag. */
         OfrepFlag: {
             key: string;
             /** @description Absent where the default in the client's code applies. */
             value?: boolean | string;
-            reason: "STATIC" | "TARGETING_MATCH" | "SPLIT" | "DISABLED" | "UNKNOWN";
+            reason: components["schemas"]["OfrepReason"];
             /** @description `on` or `off` for a flag without variants. */
             variant: string;
             /** @description `source`; where PostHog decided, its `id`, `version` and `posthogReason`; and `payload` as JSON text, where there is one. */
@@ -175,7 +217,7 @@ export interface components {
         };
         /** @description What is wrong with a question for one flag. */
         OfrepFlagError: {
-            errorCode: "PARSE_ERROR" | "INVALID_CONTEXT" | "FLAG_NOT_FOUND" | "GENERAL";
+            errorCode: components["schemas"]["OfrepErrorCode"];
             errorDetails: string;
             key: string;
         };
@@ -187,6 +229,11 @@ export interface components {
                 [key: string]: boolean | number | string;
             };
         };
+        /**
+         * @description Why the flag has its value.
+         * @enum {string}
+         */
+        OfrepReason: "STATIC" | "TARGETING_MATCH" | "SPLIT" | "DISABLED" | "UNKNOWN";
         /** @description What a client asks. */
         OfrepRequest: {
             /** @description OpenFeature's evaluation context. The server knows who is asking, whatever `targetingKey` says; of the rest, what POSTHOG_API_CONTEXT_PROPERTIES names counts. */
@@ -406,6 +453,94 @@ export interface operations {
             };
             /** @description Only JSON is to be had. */
             406: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description Too many requests; see `Retry-After`. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+        };
+    };
+    features_exposures_create: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description posthog-js's id of the session, a UUID; anything else is ignored. */
+                "X-POSTHOG-SESSION-ID"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FeatureFlagExposures"];
+            };
+        };
+        responses: {
+            /** @description Recorded where PostHog decided the value. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The body is invalid. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description The credentials sent are not valid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description The credentials sent are not valid, or not enough. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description Only JSON is to be had. */
+            406: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description The content type is not `application/json`. */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };
