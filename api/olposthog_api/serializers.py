@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 from olposthog.snapshot import Source
+
+from .bodies import InvalidBody
 
 MAX_KEYS = 100
 MAX_KEY_LENGTH = 400
@@ -89,6 +91,18 @@ class KeysErrorSerializer(serializers.Serializer[dict[str, Any]]):
     keys = serializers.ListField(child=serializers.CharField())
 
 
+@extend_schema_serializer(component_name="FeatureFlagExposures")
+class ExposuresSerializer(serializers.Serializer[dict[str, Any]]):
+    """The flags that the person was shown."""
+
+    keys = serializers.ListField(
+        child=serializers.CharField(),
+        max_length=MAX_KEYS,
+        help_text="Flag keys. Unknown keys, and those of flags that are not for browsers, "
+        "are ignored.",
+    )
+
+
 def parse_keys(texts: Sequence[str]) -> frozenset[str] | None:
     """Read `?keys=a,b&keys=c`; None when absent. Raises DRF's ValidationError for bad input."""
     if not texts:
@@ -105,3 +119,15 @@ def parse_keys(texts: Sequence[str]) -> frozenset[str] | None:
     if problem:
         raise serializers.ValidationError({"keys": [problem]})
     return keys
+
+
+def parse_exposed_keys(body: Mapping[str, Any]) -> list[str]:
+    """Return the keys in `{"keys": [...]}`, each once. Raise `InvalidBody` for another body."""
+    keys = body.get("keys")
+    if not isinstance(keys, list):
+        raise InvalidBody("`keys` must be a list of flag keys.")
+    if len(keys) > MAX_KEYS:
+        raise InvalidBody(f"`keys` must have at most {MAX_KEYS} items; these are {len(keys)}.")
+    if not all(isinstance(key, str) for key in keys):
+        raise InvalidBody("Each item of `keys` must be a string.")
+    return list(dict.fromkeys(keys))

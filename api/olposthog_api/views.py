@@ -1,7 +1,8 @@
-"""`GET /api/features/`, `GET /api/features/{key}/` and `POST /api/features/{key}/exposure/`."""
+"""The REST API: read all flags or one, report one exposure or several."""
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,22 +24,34 @@ from olposthog.snapshot import FlagSnapshot, Runtime
 from olposthog.visibility import is_visible, visible_flags
 
 from .answers import PersonalView, Rendered, conditional, plain
+from .bodies import read_object
 from .serializers import (
     KEY_PATTERN,
     MAX_KEY_LENGTH,
     MAX_KEYS,
     ErrorSerializer,
+    ExposuresSerializer,
     FeatureSerializer,
     FeaturesSerializer,
     KeysErrorSerializer,
+    parse_exposed_keys,
     parse_keys,
 )
 from .throttling import FeaturesThrottle
+
+MAX_EXPOSURES_BYTES = 512 * 1024
+"""Enough for `MAX_KEYS` keys of `MAX_KEY_LENGTH` characters, each as an escaped surrogate pair."""
 
 _rendered: WeakKeyDictionary[FlagSnapshot, Rendered] = WeakKeyDictionary()
 """Rendered answers, which live as long as the snapshots they show."""
 
 KEY = OpenApiParameter("key", str, OpenApiParameter.PATH, description="Flag key")
+SESSION_ID = OpenApiParameter(
+    SESSION_ID_HEADER,
+    str,
+    OpenApiParameter.HEADER,
+    description="posthog-js's id of the session, a UUID; anything else is ignored.",
+)
 UNCHANGED = OpenApiResponse(description="Unchanged since the ETag in `If-None-Match`.")
 UNKNOWN = OpenApiResponse(ErrorSerializer, description="Unknown, or not for browsers.")
 REFUSALS = {
@@ -142,15 +155,7 @@ class FeatureViewSet(PersonalView, ViewSet):
         operation_id="features_exposure_create",
         tags=["features"],
         summary="Report that the person who asks was shown a flag",
-        parameters=[
-            KEY,
-            OpenApiParameter(
-                SESSION_ID_HEADER,
-                str,
-                OpenApiParameter.HEADER,
-                description="posthog-js's id of the session, a UUID; anything else is ignored.",
-            ),
-        ],
+        parameters=[KEY, SESSION_ID],
         request=None,
         responses={
             204: OpenApiResponse(description="Taken note of, where PostHog decided the value."),
@@ -169,6 +174,52 @@ class FeatureViewSet(PersonalView, ViewSet):
         snapshot = _snapshot_with(request, key)
         report_exposure(snapshot, key, session_id=browser_session_id(plain(request)))
         return Response(status=HTTP_204_NO_CONTENT)
+
+    @extend_schema(
+        operation_id="features_exposures_create",
+        tags=["features"],
+        summary="Report that the person who asks was shown several flags",
+        parameters=[SESSION_ID],
+        request={"application/json": ExposuresSerializer},
+        responses={
+            204: OpenApiResponse(description="Recorded where PostHog decided the value."),
+            400: OpenApiResponse(ErrorSerializer, description="The body is invalid."),
+            413: OpenApiResponse(ErrorSerializer, description="The body is too large."),
+            415: OpenApiResponse(
+                ErrorSerializer, description="The content type is not `application/json`."
+            ),
+            **REFUSALS,
+        },
+    )
+    @action(detail=False, methods=["post"])
+    def exposures(self, request: Request) -> Response:
+        """Count the person as exposed to the values of several flags.
+
+        Each flag is reported as by the endpoint for one exposure. Unknown keys and those of flags
+        that are not for browsers are ignored. The request counts once against the rate limit.
+        """
+        keys = parse_exposed_keys(read_object(plain(request), MAX_EXPOSURES_BYTES))
+        snapshot = _client_snapshot(request)
+        session_id = browser_session_id(plain(request))
+        for key in keys:
+            if is_visible(key) and key in snapshot.flags:
+                report_exposure(snapshot, key, session_id=session_id)
+        return Response(status=HTTP_204_NO_CONTENT)
+
+    @extend_schema(exclude=True)
+    @exposures.mapping.get
+    def retrieve_exposures(self, request: Request) -> HttpResponse:
+        """Return the flag whose key is `exposures`: its address is the same."""
+        return self.retrieve(request, key="exposures")
+
+    @property
+    def allowed_methods(self) -> builtins.list[str]:
+        """Return what `Allow` lists: the methods in the OpenAPI document."""
+        return [
+            method
+            for method in super().allowed_methods
+            if self.action_map.get(method.lower()) != "retrieve_exposures"
+        ]
 
 
 def _client_snapshot(request: Request) -> FlagSnapshot:

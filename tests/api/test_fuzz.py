@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from schemathesis.config import SchemathesisConfig
 
-from tests.api.test_schema import EXPOSURE_PATH, assert_conforms
+from tests.api.test_schema import EXPOSURE_PATH, EXPOSURES_PATH, assert_conforms
 from tests.posthog_faults import Refuse
 from tests.posthog_server import Flag, PostHogServer, Variant
 
@@ -159,3 +159,36 @@ def test_no_body_leads_out_of_the_document(
     )
 
     assert_conforms(schema.raw_schema, EXPOSURE_PATH, response)
+
+
+exposed = st.one_of(
+    st.binary(max_size=80),
+    json_values.map(lambda value: json.dumps(value).encode()),
+    json_values.map(lambda value: json.dumps({"keys": value}).encode()),
+    st.lists(st.sampled_from(KEYS) | st.text()).map(
+        lambda keys: json.dumps({"keys": keys}).encode()
+    ),
+)
+
+
+@pytest.mark.parametrize("is_healthy", [True, False], ids=["healthy", "down"])
+@given(
+    headers=claims,
+    content_type=st.just("application/json") | header_text,
+    body=exposed,
+)
+@example(headers={}, content_type="application/json", body=b'{"keys": ["\\ud800", "a\\u0000"]}')
+@example(headers={}, content_type="application/json", body=b'{"keys": ' + b"[" * 100_000)
+@bounded
+def test_no_list_leads_out_of_the_document(
+    healthy, settings, *, is_healthy, headers, content_type, body
+):
+    """Whatever is posted as a list of keys, the answer is declared."""
+    settings.POSTHOG_API_TRUST_BROWSER_ID = True
+    healthy.fault = None if is_healthy else Refuse()
+
+    response = Client(raise_request_exception=False).generic(
+        "POST", EXPOSURES_PATH, data=body, content_type=content_type, headers=headers
+    )
+
+    assert_conforms(schema.raw_schema, EXPOSURES_PATH, response)

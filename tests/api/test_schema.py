@@ -25,6 +25,8 @@ from tests.posthog_server import Flag, Variant
 FEATURES_PATH = "/api/features/"
 FLAG_PATH = "/api/features/{key}/"
 EXPOSURE_PATH = "/api/features/{key}/exposure/"
+EXPOSURES_PATH = "/api/features/exposures/"
+PATHS = {FEATURES_PATH, FLAG_PATH, EXPOSURE_PATH, EXPOSURES_PATH}
 FLAG_VALUE = {"oneOf": [{"type": "boolean"}, {"type": "string"}]}
 
 
@@ -115,7 +117,7 @@ def test_a_sites_own_names_cause_no_warning(theirs):
 
     written = json.loads(spectacular(format="openapi-json", urlconf=site))
 
-    assert set(written["paths"]) == {FEATURES_PATH, FLAG_PATH, EXPOSURE_PATH, "/shop/"}
+    assert set(written["paths"]) == {*PATHS, "/shop/"}
 
 
 def test_every_endpoint_is_there_and_named(document):
@@ -129,6 +131,7 @@ def test_every_endpoint_is_there_and_named(document):
         FEATURES_PATH: {"get": "features_list"},
         FLAG_PATH: {"get": "features_retrieve"},
         EXPOSURE_PATH: {"post": "features_exposure_create"},
+        EXPOSURES_PATH: {"post": "features_exposures_create"},
     }
     for methods in document["paths"].values():
         assert [operation["tags"] for operation in methods.values()] == [["features"]]
@@ -154,6 +157,18 @@ def test_an_exposure_has_no_body(document):
     assert "requestBody" not in operation
     assert required == {"key": True, "X-POSTHOG-SESSION-ID": False}
     assert set(operation["responses"]) == {"204", "401", "403", "404", "406", "429"}
+
+
+def test_exposures_have_a_list_of_keys(document):
+    """The body is required, and the document names the limit of its list."""
+    operation = document["paths"][EXPOSURES_PATH]["post"]
+    body = operation["requestBody"]
+    schema = resolved(document, body["content"]["application/json"]["schema"])
+
+    assert (list(body["content"]), body["required"]) == (["application/json"], True)
+    assert schema["required"] == ["keys"]
+    assert schema["properties"]["keys"]["items"] == {"type": "string"}
+    assert schema["properties"]["keys"]["maxItems"] == 100
 
 
 def test_anybody_may_ask(document):
@@ -260,19 +275,32 @@ def cases() -> list[tuple[str, str, dict[str, str], int]]:
         (EXPOSURE_PATH, "unknown/exposure/", {}, 404),
         (EXPOSURE_PATH, "flag/exposure/", {"authorization": "Basic !"}, 403),
         (EXPOSURE_PATH, "flag/exposure/", {"accept": "text/html"}, 406),
+        (EXPOSURES_PATH, "exposures/", {}, 204),
+        (EXPOSURES_PATH, "exposures/", {"content-type": "text/plain"}, 415),
+        (EXPOSURES_PATH, "exposures/", {"authorization": "Basic !"}, 403),
+        (EXPOSURES_PATH, "exposures/", {"accept": "text/html"}, 406),
     ]
 
 
 EACH = pytest.mark.parametrize(
     ("path", "rest"),
-    [(FEATURES_PATH, ""), (FLAG_PATH, "flag/"), (EXPOSURE_PATH, "flag/exposure/")],
+    [
+        (FEATURES_PATH, ""),
+        (FLAG_PATH, "flag/"),
+        (EXPOSURE_PATH, "flag/exposure/"),
+        (EXPOSURES_PATH, "exposures/"),
+    ],
 )
 
 
 def ask(client: Client, path: str, rest: str, headers: dict[str, str] | None = None) -> Any:
     """Send the one request that an endpoint is there for."""
-    method = client.post if path == EXPOSURE_PATH else client.get
-    return method(f"{FEATURES_PATH}{rest}", headers=headers)
+    address, headers = f"{FEATURES_PATH}{rest}", dict(headers or {})
+    if path in {FEATURES_PATH, FLAG_PATH}:
+        return client.get(address, headers=headers)
+    body = '{"keys": ["flag"]}' if path == EXPOSURES_PATH else ""
+    kind = headers.pop("content-type", "application/json")
+    return client.post(address, body, content_type=kind, headers=headers)
 
 
 @pytest.fixture

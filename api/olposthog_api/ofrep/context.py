@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from django.http import HttpRequest, UnreadablePostError
+from django.http import HttpRequest
 
 from olposthog import conf
-from olposthog.portable import read_strictly
+from olposthog_api.bodies import read_object
 
-from .errors import InvalidContext, NotJson, Refused, TooLarge
+from .errors import InvalidContext
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_TEXT_LENGTH = 400
@@ -22,34 +22,16 @@ LARGEST_NUMBER = 2**53
 def read_claims(request: HttpRequest) -> Mapping[str, bool | int | float | str]:
     """Return the person properties that the client claims and that the site lets it claim.
 
-    Raises `Refused` for a request that is not as OFREP has it. `targetingKey` is none of the
+    Raise `InvalidBody` or `InvalidContext` for a malformed request. `targetingKey` is none of the
     properties: the server knows who is asking.
     """
-    context = _context(_body(request))
+    context = _context(read_object(request, MAX_BODY_BYTES))
     names = conf.current().context_properties
     # A null is what clients send for a property that they do not know.
     return {name: _claim(name, context[name]) for name in names if context.get(name) is not None}
 
 
-def _body(request: HttpRequest) -> Any:
-    # A form of another site cannot send this content type without asking the site first.
-    if request.content_type != "application/json":
-        raise NotJson("The content type must be application/json.")
-    try:
-        content = request.read(MAX_BODY_BYTES + 1)
-    except UnreadablePostError as error:
-        raise Refused("The body ended early.") from error
-    if len(content) > MAX_BODY_BYTES:
-        raise TooLarge(f"The body must have at most {MAX_BODY_BYTES} bytes.")
-    try:
-        return read_strictly(content)
-    except ValueError as error:
-        raise Refused("The body must be JSON.") from error
-
-
-def _context(body: Any) -> Mapping[str, Any]:
-    if not isinstance(body, dict):
-        raise Refused("The body must be an object.")
+def _context(body: Mapping[str, Any]) -> Mapping[str, Any]:
     context = body.get("context", {})
     if not isinstance(context, dict):
         raise InvalidContext("`context` must be an object.")

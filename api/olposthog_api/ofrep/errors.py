@@ -7,12 +7,9 @@ from enum import StrEnum
 from typing import Any
 
 from rest_framework.exceptions import APIException, Throttled
-from rest_framework.status import (
-    HTTP_400_BAD_REQUEST,
-    HTTP_404_NOT_FOUND,
-    HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-)
+from rest_framework.status import HTTP_400_BAD_REQUEST, HTTP_404_NOT_FOUND
+
+from olposthog_api.bodies import InvalidBody
 
 
 class ErrorCode(StrEnum):
@@ -28,44 +25,34 @@ class ErrorCode(StrEnum):
     """Anything else, such as credentials that are not valid."""
 
 
-class Refused(APIException):
-    """A request that gets no flags."""
-
-    status_code: int = HTTP_400_BAD_REQUEST
-    error_code = ErrorCode.PARSE_ERROR
-
-
-class InvalidContext(Refused):
+class InvalidContext(APIException):
     """An evaluation context that cannot be used."""
 
-    error_code = ErrorCode.INVALID_CONTEXT
+    status_code = HTTP_400_BAD_REQUEST
 
 
-class TooLarge(Refused):
-    """A body that nobody reads to its end."""
-
-    status_code = HTTP_413_REQUEST_ENTITY_TOO_LARGE
-
-
-class NotJson(Refused):
-    """A body of another content type."""
-
-    status_code = HTTP_415_UNSUPPORTED_MEDIA_TYPE
-
-
-class FlagNotFound(Refused):
+class FlagNotFound(APIException):
     """A flag that is unknown or not for browsers, which look alike."""
 
     status_code = HTTP_404_NOT_FOUND
-    error_code = ErrorCode.FLAG_NOT_FOUND
 
 
 def error_body(error: Exception, key: str | None) -> dict[str, Any]:
     """Return what a client is told about an error; `key` is the flag that it asked for."""
-    code = error.error_code if isinstance(error, Refused) else ErrorCode.GENERAL
     details = str(error.detail) if isinstance(error, APIException) else str(error)
     about = {} if key is None else {"key": key}
-    return {**about, "errorCode": code.value, "errorDetails": details or "Refused."}
+    return {**about, "errorCode": _code(error).value, "errorDetails": details or "Refused."}
+
+
+def _code(error: Exception) -> ErrorCode:
+    match error:
+        case InvalidBody():
+            return ErrorCode.PARSE_ERROR
+        case InvalidContext():
+            return ErrorCode.INVALID_CONTEXT
+        case FlagNotFound():
+            return ErrorCode.FLAG_NOT_FOUND
+    return ErrorCode.GENERAL
 
 
 def retry_after(error: Throttled) -> str:

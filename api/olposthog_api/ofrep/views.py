@@ -101,7 +101,7 @@ class OfrepView(PersonalView):
         return [_without_token(one) for one in hosts]
 
     def snapshot(self, request: Request) -> FlagSnapshot:
-        """Return the flags; raises `Refused` for a request that is not as OFREP has it."""
+        """Return the flags; raise `InvalidBody` or `InvalidContext`."""
         claims = read_claims(plain(request))
         return for_request(plain(request), runtime=Runtime.CLIENT, claims=claims)
 

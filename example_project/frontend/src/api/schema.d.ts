@@ -70,6 +70,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/features/exposures/": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Report that the person who asks was shown several flags
+         * @description Count the person as exposed to the values of several flags.
+         *
+         *     Each flag is reported as by the endpoint for one exposure. Unknown keys and those of flags
+         *     that are not for browsers are ignored. The request counts once against the rate limit.
+         */
+        post: operations["features_exposures_create"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/ofrep/v1/evaluate/flags": {
         parameters: {
             query?: never;
@@ -131,6 +154,11 @@ export interface components {
         /** @description What is wrong, in DRF's shape. */
         FeatureFlagError: {
             detail: string;
+        };
+        /** @description The flags that the person was shown. */
+        FeatureFlagExposures: {
+            /** @description Flag keys. Unknown keys, and those of flags that are not for browsers, are ignored. */
+            keys: string[];
         };
         /** @description What is wrong with `keys`, in DRF's shape. */
         FeatureFlagKeysError: {
@@ -406,6 +434,94 @@ export interface operations {
             };
             /** @description Only JSON is to be had. */
             406: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description Too many requests; see `Retry-After`. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+        };
+    };
+    features_exposures_create: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description posthog-js's id of the session, a UUID; anything else is ignored. */
+                "X-POSTHOG-SESSION-ID"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FeatureFlagExposures"];
+            };
+        };
+        responses: {
+            /** @description Recorded where PostHog decided the value. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The body is invalid. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description The credentials sent are not valid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description The credentials sent are not valid, or not enough. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description Only JSON is to be had. */
+            406: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureFlagError"];
+                };
+            };
+            /** @description The content type is not `application/json`. */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };
