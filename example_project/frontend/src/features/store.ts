@@ -1,6 +1,7 @@
 /** The flags of the person at this browser. No React here: any framework can subscribe. */
 
 import { own, type Answer, type Api, type FeatureKey, type FeatureValue } from "../api/client";
+import { ExposureQueue } from "./exposures";
 import { Retry, withTimeLimit } from "./retry";
 
 export interface State {
@@ -33,7 +34,7 @@ export class FeatureStore {
   readonly #timeoutSeconds: number;
   readonly #initialState: State;
   readonly #listeners = new Set<() => void>();
-  readonly #exposed = new Set<string>();
+  readonly #exposures: ExposureQueue;
   readonly #retry = new Retry(() => {
     if (isVisible()) void this.refetch(); // a hidden tab asks when it becomes visible
   });
@@ -48,6 +49,7 @@ export class FeatureStore {
   constructor(api: Api, initial: Answer | null = null, { timeoutSeconds = 10 }: Options = {}) {
     this.#api = api;
     this.#timeoutSeconds = timeoutSeconds;
+    this.#exposures = new ExposureQueue(api, timeoutSeconds);
     this.#state = { answer: initial, pending: initial === null, reachable: true, status: null };
     this.#initialState = this.#state;
   }
@@ -109,6 +111,7 @@ export class FeatureStore {
     this.#etag = null;
     this.#personIsNew = true;
     this.#retry.reset();
+    this.#exposures.dropPending();
     const previous = this.#request;
     const fetched = this.#fetch();
     previous?.abort(); // it may be about the person before
@@ -154,21 +157,10 @@ export class FeatureStore {
   /** Tell the server that a flag was rendered: once for each person, flag and value. */
   expose(key: FeatureKey): void {
     const { answer } = this.#state;
-    const value = answer && own<FeatureValue>(answer.features, key);
-    if (!answer || value === undefined || value === null) return;
+    const value = answer ? own<FeatureValue>(answer.features, key) : undefined;
+    if (!answer || this.#personIsNew || value === undefined) return;
     if (answer.source === "fallback" || answer.source === "disabled") return; // PostHog did not decide
-    const exposure = JSON.stringify([answer.distinct_id, key, value]);
-    if (this.#exposed.has(exposure)) return;
-    this.#exposed.add(exposure);
-    void this.#report(key).catch(() => this.#exposed.delete(exposure));
-  }
-
-  async #report(key: FeatureKey): Promise<void> {
-    const { response } = await this.#api.POST("/api/features/{key}/exposure/", {
-      params: { path: { key } },
-      keepalive: true, // also when the person is leaving the page
-    });
-    if (!response.ok && response.status !== 404) throw new Error(`${response.status}`);
+    this.#exposures.add(answer.distinct_id, key, value);
   }
 
   #set(state: State): void {
