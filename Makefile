@@ -14,7 +14,7 @@ PY_FLOOR := .venv-floor/bin/python
 MANAGE := $(PY) example_project/manage.py
 TESTS := -m pytest --numprocesses auto --dist loadfile
 # What these see does not depend on the versions of Python and Django.
-ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/test_benchmarks.py \
+ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/nextjs --ignore tests/test_benchmarks.py \
 	--ignore tests/test_pytest_plugin.py --ignore tests/test_endurance.py --ignore tests/test_polling_fleet.py \
 	--ignore tests/test_sharing.py --ignore tests/test_large_definitions.py
 LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
@@ -22,7 +22,10 @@ LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --
 
 FRONTEND := example_project/frontend
 FRONTEND_SOURCES := $(shell find $(FRONTEND) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print)
+FEATURES_COPY := $(shell find $(FRONTEND)/src/api $(FRONTEND)/src/features -type f)
 OPENFEATURE := tests/openfeature
+NEXTJS := tests/nextjs
+NEXTJS_SOURCES := $(wildcard $(NEXTJS)/app/*) $(addprefix $(NEXTJS)/,next.config.ts proxy.ts tsconfig.json)
 # npm takes whichever node stands first in PATH.
 NPM_IN = PATH="$(CURDIR)/.venv/bin:$$PATH" npm --silent --prefix
 NPM = $(NPM_IN) $(FRONTEND)
@@ -30,11 +33,12 @@ NPM = $(NPM_IN) $(FRONTEND)
 export PORT
 # Chromium comes as an npm package; nothing else is to be downloaded while packages are installed.
 export PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD = 1
+export NEXT_TELEMETRY_DISABLED = 1
 export PUPPETEER_SKIP_DOWNLOAD = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev frontend openfeature test test-newest test-floor check lint types openapi \
+.PHONY: help install run dev frontend openfeature nextjs test test-newest test-floor check lint types openapi \
 	openapi-check client client-check frontend-check wheel-check run-check posthog screenshots bench bench-outage lock clean
 
 help: ## list these targets
@@ -59,13 +63,16 @@ frontend: $(FRONTEND)/dist/ready ## build the example's frontend; the other targ
 openfeature: $(OPENFEATURE)/dist/ready ## bundle OpenFeature's clients for the tests; the tests do it themselves
 	@echo "Ready: $(OPENFEATURE)/dist"
 
+nextjs: $(NEXTJS)/.next/ready ## build the Next.js application of the tests; the tests do it themselves
+	@echo "Ready: $(NEXTJS)/.next"
+
 posthog: .venv/ready ## start the stand-in PostHog of the tests, for the example to ask
 	@$(PY) -m tests.posthog_server --port 8765 --flags example_project/posthog.json \
 		--definitions example_project/flags.json
 
 test: test-newest test-floor ## run every test, on the newest and on the lowest versions
 
-test-newest: .venv/ready $(FRONTEND)/dist/ready $(OPENFEATURE)/dist/ready ## run every test on the newest versions
+test-newest: .venv/ready $(FRONTEND)/dist/ready $(OPENFEATURE)/dist/ready $(NEXTJS)/.next/ready ## run every test on the newest versions
 	$(PY) $(TESTS)
 
 test-floor: .venv-floor/ready ## run every test on the lowest versions
@@ -123,6 +130,7 @@ clean: ## remove what these targets made
 	rm -rf .venv .venv-floor .venv-lock dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf example_project/var $(FRONTEND)/dist $(FRONTEND)/node_modules
 	rm -rf $(OPENFEATURE)/dist $(OPENFEATURE)/node_modules
+	rm -rf $(NEXTJS)/.next $(NEXTJS)/lib $(NEXTJS)/node_modules
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment is made anew whenever its lock changes. The checkout itself is installed editable, with
@@ -153,6 +161,16 @@ $(OPENFEATURE)/node_modules/ready: $(OPENFEATURE)/package.json $(OPENFEATURE)/pa
 
 $(OPENFEATURE)/dist/ready: $(OPENFEATURE)/vite.config.js $(wildcard $(OPENFEATURE)/clients/*.js) $(OPENFEATURE)/node_modules/ready
 	@$(NPM_IN) $(OPENFEATURE) run build -- --logLevel warn
+	@touch $@
+
+$(NEXTJS)/node_modules/ready: $(NEXTJS)/package.json $(NEXTJS)/package-lock.json $(NEXTJS)/.npmrc | .venv/ready
+	@echo "Installing Next.js..."
+	@$(NPM_IN) $(NEXTJS) ci
+	@touch $@
+
+$(NEXTJS)/.next/ready: $(NEXTJS_SOURCES) $(FEATURES_COPY) $(NEXTJS)/node_modules/ready
+	@echo "Building the Next.js application..."
+	@$(NPM_IN) $(NEXTJS) run build >/dev/null
 	@touch $@
 
 .venv-lock/ready:

@@ -1,4 +1,4 @@
-"""`src/api` and `src/features`, copied into an empty project of Vite's, with a schema of its own."""
+"""`src/api` and `src/features`, copied into an empty Vite project with a schema of its own."""
 
 from __future__ import annotations
 
