@@ -241,7 +241,9 @@ FLAGS_URL = "**/api/features/"
 
 def reported_keys(report: Request) -> list[str]:
     """The flags that a report of exposures is about."""
-    keys: list[str] = report.post_data_json["keys"]
+    body = report.post_data_json
+    assert body
+    keys: list[str] = body["keys"]
     return keys
 
 
