@@ -14,8 +14,8 @@ PY_FLOOR := .venv-floor/bin/python
 MANAGE := $(PY) example_project/manage.py
 TESTS := -m pytest --numprocesses auto --dist loadfile
 # What these see does not depend on the versions of Python and Django.
-ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/nextjs --ignore tests/test_benchmarks.py \
-	--ignore tests/test_pytest_plugin.py --ignore tests/test_endurance.py --ignore tests/test_polling_fleet.py \
+ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/nextjs --ignore tests/blocklists \
+	--ignore tests/test_benchmarks.py --ignore tests/test_pytest_plugin.py --ignore tests/test_endurance.py --ignore tests/test_polling_fleet.py \
 	--ignore tests/test_sharing.py --ignore tests/test_large_definitions.py
 LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --extra api
@@ -24,8 +24,10 @@ FRONTEND := example_project/frontend
 FRONTEND_SOURCES := $(shell find $(FRONTEND) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print)
 FEATURES_COPY := $(shell find $(FRONTEND)/src/api $(FRONTEND)/src/features -type f)
 OPENFEATURE := tests/openfeature
+BLOCKLISTS := tests/blocklists
 NEXTJS := tests/nextjs
 NEXTJS_SOURCES := $(wildcard $(NEXTJS)/app/*) $(addprefix $(NEXTJS)/,next.config.ts proxy.ts tsconfig.json)
+CLIENTS := $(FRONTEND)/dist/ready $(OPENFEATURE)/dist/ready $(NEXTJS)/.next/ready $(BLOCKLISTS)/node_modules/ready
 # npm takes whichever node stands first in PATH.
 NPM_IN = PATH="$(CURDIR)/.venv/bin:$$PATH" npm --silent --prefix
 NPM = $(NPM_IN) $(FRONTEND)
@@ -38,7 +40,7 @@ export PUPPETEER_SKIP_DOWNLOAD = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev frontend openfeature nextjs test test-newest test-floor check lint types openapi \
+.PHONY: help install run dev frontend openfeature nextjs blocklists test test-newest test-floor check lint types openapi \
 	openapi-check client client-check frontend-check wheel-check run-check posthog screenshots bench bench-outage lock clean
 
 help: ## list these targets
@@ -66,13 +68,16 @@ openfeature: $(OPENFEATURE)/dist/ready ## bundle OpenFeature's clients for the t
 nextjs: $(NEXTJS)/.next/ready ## build the Next.js application of the tests; the tests do it themselves
 	@echo "Ready: $(NEXTJS)/.next"
 
+blocklists: $(BLOCKLISTS)/node_modules/ready ## install an ad blocker's list for the tests; the tests do it themselves
+	@echo "Ready: $(BLOCKLISTS)/node_modules"
+
 posthog: .venv/ready ## start the stand-in PostHog of the tests, for the example to ask
 	@$(PY) -m tests.posthog_server --port 8765 --flags example_project/posthog.json \
 		--definitions example_project/flags.json
 
 test: test-newest test-floor ## run every test, on the newest and on the lowest versions
 
-test-newest: .venv/ready $(FRONTEND)/dist/ready $(OPENFEATURE)/dist/ready $(NEXTJS)/.next/ready ## run every test on the newest versions
+test-newest: .venv/ready $(CLIENTS) ## run every test on the newest versions
 	$(PY) $(TESTS)
 
 test-floor: .venv-floor/ready ## run every test on the lowest versions
@@ -131,6 +136,7 @@ clean: ## remove what these targets made
 	rm -rf example_project/var $(FRONTEND)/dist $(FRONTEND)/node_modules
 	rm -rf $(OPENFEATURE)/dist $(OPENFEATURE)/node_modules
 	rm -rf $(NEXTJS)/.next $(NEXTJS)/lib $(NEXTJS)/node_modules
+	rm -rf $(BLOCKLISTS)/node_modules
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment is made anew whenever its lock changes. The checkout itself is installed editable, with
@@ -171,6 +177,11 @@ $(NEXTJS)/node_modules/ready: $(NEXTJS)/package.json $(NEXTJS)/package-lock.json
 $(NEXTJS)/.next/ready: $(NEXTJS_SOURCES) $(FEATURES_COPY) $(NEXTJS)/node_modules/ready
 	@echo "Building the Next.js application..."
 	@$(NPM_IN) $(NEXTJS) run build >/dev/null
+	@touch $@
+
+$(BLOCKLISTS)/node_modules/ready: $(BLOCKLISTS)/package.json $(BLOCKLISTS)/package-lock.json $(BLOCKLISTS)/.npmrc | .venv/ready
+	@echo "Installing a block list..."
+	@$(NPM_IN) $(BLOCKLISTS) ci
 	@touch $@
 
 .venv-lock/ready:
