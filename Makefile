@@ -15,8 +15,8 @@ MANAGE := $(PY) example_project/manage.py
 TESTS := -m pytest --numprocesses auto --dist loadfile
 # What these see does not depend on the versions of Python and Django.
 ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/nextjs --ignore tests/blocklists \
-	--ignore tests/test_benchmarks.py --ignore tests/test_pytest_plugin.py --ignore tests/test_endurance.py --ignore tests/test_polling_fleet.py \
-	--ignore tests/test_sharing.py --ignore tests/test_large_definitions.py
+	--ignore tests/test_benchmarks.py --ignore tests/test_pytest_plugin.py --ignore tests/test_endurance.py \
+	--ignore tests/test_polling_fleet.py --ignore tests/test_sharing.py --ignore tests/test_large_definitions.py
 LOCK := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --extra api
 

@@ -14,9 +14,11 @@ from tests.browser.test_page import NO_POLLING
 from tests.shop import ROOT
 
 PAGE = ROOT / "docs/browser.md"
-BLOCKS = re.findall(r"^```(js|tsx?)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-FILES = dict(
-    found.groups() for _, code in BLOCKS if (found := re.match(r"// (\S+)\n(.*)", code, re.DOTALL))
+BLOCKS: list[tuple[str, str]] = re.findall(
+    r"^```(js|tsx?)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE
+)
+FILES: dict[str, str] = dict(
+    code.removeprefix("// ").split("\n", 1) for _, code in BLOCKS if code.startswith("// ")
 )
 MODULES = [(kind, code) for kind, code in BLOCKS if kind != "js" and not code.startswith("// ")]
 SCRIPTS = [code for kind, code in BLOCKS if kind == "js"]

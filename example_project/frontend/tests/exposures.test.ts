@@ -145,6 +145,37 @@ test("what is pending when the person changes is not reported for the next one",
   expect(await reports()).toEqual([["a"]]);
 });
 
+test("what was dropped is reported once the person is back", async () => {
+  const { shop, store, reports } = openStore({ a: true });
+  store.expose("a");
+  for (const person of ["2", "1"]) {
+    void store.personChanged();
+    await shop.respond(answerOf(person, { a: true }));
+  }
+  store.expose("a");
+  await nextFrame();
+  expect(await reports()).toEqual([["a"]]);
+});
+
+test("a log-in in another tab drops what is pending too", async () => {
+  const { shop, store, reports } = openStore({ a: true });
+  store.expose("a");
+  void store.refetch();
+  await shop.respond(answerOf("2", { a: true }));
+  await nextFrame();
+  expect(await reports()).toEqual([]);
+});
+
+test("a key is in a request once, also when its value has changed meanwhile", async () => {
+  const { shop, store, reports } = openStore({ a: true });
+  store.expose("a");
+  void store.refetch();
+  await shop.respond(answerOf("1", { a: false }));
+  store.expose("a");
+  await nextFrame();
+  expect(await reports()).toEqual([["a"]]);
+});
+
 test("a report that fails after a change of person is dropped, and made when they are back", async () => {
   const { shop, store, reports } = openStore({ a: true });
   store.expose("a");

@@ -28,7 +28,6 @@ export class ExposureQueue {
 
   /** Report that the person was shown a flag, unless that has been done for this value. */
   add(person: string, key: string, value: boolean | string): void {
-    if (person !== this.#person) this.dropPending();
     this.#person = person;
     const id = JSON.stringify([person, key, value]);
     if (this.#known.has(id)) return;

@@ -110,7 +110,6 @@ export class FeatureStore {
   async personChanged(): Promise<void> {
     this.#etag = null;
     this.#personIsNew = true;
-    this.#retry.reset();
     this.#exposures.dropPending();
     const previous = this.#request;
     const fetched = this.#fetch();
@@ -144,14 +143,17 @@ export class FeatureStore {
     }
     if (this.#request !== request) return this.#newest ?? undefined; // the next person's
     this.#request = null;
-    if (answer) this.#etag = response?.headers.get("ETag") ?? null;
-    const known = answer ?? (this.#personIsNew ? null : this.#state.answer);
-    if (answer) this.#personIsNew = false;
+    const previous = this.#personIsNew ? null : this.#state.answer;
+    if (answer) {
+      if (answer.distinct_id !== previous?.distinct_id) this.#exposures.dropPending();
+      this.#etag = response?.headers.get("ETag") ?? null;
+      this.#personIsNew = false;
+    }
     const status = response?.status ?? null;
     const reachable = status !== null && status < 500;
     if (reachable && status !== 408 && status !== 429) this.#retry.reset();
     else if (this.#starts) this.#retry.schedule(response);
-    this.#set({ answer: known, pending: false, reachable, status });
+    this.#set({ answer: answer ?? previous, pending: false, reachable, status });
   }
 
   /** Tell the server that a flag was rendered: once for each person, flag and value. */
