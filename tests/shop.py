@@ -86,14 +86,15 @@ class Shop:
             ) as process,
         ):
             try:
-                eventually(lambda: process.poll() is not None or _listens(port))
+                eventually(lambda: process.poll() is not None or listens(port))
                 assert process.poll() is None, log.read_text()
                 yield f"http://127.0.0.1:{port}"
             finally:
                 process.terminate()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Return whether a process listens on the port."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 

@@ -101,14 +101,19 @@ def _named_flags() -> list[str]:
 
 
 class FlagsFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # theirs
-    """`features`: named properties where the site names its flags, and any others."""
+    """`features`: named properties where the site names its flags.
+
+    There are no others where `POSTHOG_API_FLAGS` has no globs: a generated client then knows all.
+    """
 
     target_class = "olposthog_api.serializers.FlagsField"
 
     def map_serializer_field(self, auto_schema: AutoSchema, direction: Any) -> dict[str, Any]:
         """Return the schema of the values by key."""
         named = {key: dict(_FLAG) for key in _named_flags()}
-        schema: dict[str, Any] = {"type": "object", "additionalProperties": _FLAG}
+        is_closed = named and not any(map(is_glob, conf.current().browser_flags))
+        others: Any = False if is_closed else _FLAG
+        schema: dict[str, Any] = {"type": "object", "additionalProperties": others}
         return {"type": "object", "properties": named, **schema} if named else schema
 
 

@@ -229,6 +229,15 @@ def test_flags_are_switches_or_variants(document):
     assert not any(validator.is_valid({"a": value}) for value in wrong)
 
 
+def test_named_flags_are_all_where_there_are_no_globs(settings):
+    """Without globs no other key may come, and a generated client refuses a misspelled one."""
+    settings.POSTHOG_API_FLAGS = ["checkout", "new-nav"]
+    _, validator = features_schema(json.loads(spectacular(format="openapi-json")))
+
+    assert validator.is_valid({"checkout": "test"})
+    assert not validator.is_valid({"chekout": "test"})
+
+
 def test_named_flags_are_properties(settings):
     """Plain keys of `POSTHOG_API_FLAGS` become properties, which a generated client knows."""
     settings.POSTHOG_API_FLAGS = [

@@ -100,13 +100,19 @@ class Tab:
         self.page = page
         self.address = address
         self.requests: list[Request] = []
+        self.reports: list[Request] = []
         self.errors: list[str] = []
         page.add_init_script(RECORDER)
         page.on("request", self._note)
+        page.on("requestfinished", self._note_report)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def _note(self, request: Request) -> None:
         self.requests.append(request)
+
+    def _note_report(self, request: Request) -> None:
+        if request.url.endswith("/exposures/"):
+            self.reports.append(request)
 
     def arrive_as(self, name: str) -> Tab:
         """Open the page as a new visitor, or as somebody who has logged in before."""
@@ -156,13 +162,10 @@ class Tab:
         expect(self.button(name)).to_have_attribute("aria-pressed", "true")
 
     def wait_for_reports(self, count: int) -> list[Request]:
-        """Wait until this many exposures were answered since the page was opened; return them."""
-        self.page.wait_for_function(
-            """count => performance.getEntriesByType("resource")
-                .filter(entry => entry.name.endsWith("/exposure/")).length >= count""",
-            arg=count,
-        )
-        return [request for request in self.requests if request.url.endswith("/exposure/")]
+        """Wait for responses to reports of this many flags since the page was opened."""
+        while sum(len(reported_keys(report)) for report in self.reports) < count:
+            self.page.wait_for_event("requestfinished")
+        return list(self.reports)
 
     def come_back(self) -> None:
         """What happens when a person returns to the tab."""
@@ -234,6 +237,14 @@ class Held:
 
 
 FLAGS_URL = "**/api/features/"
+
+
+def reported_keys(report: Request) -> list[str]:
+    """The flags that a report of exposures is about."""
+    body = report.post_data_json
+    assert body
+    keys: list[str] = body["keys"]
+    return keys
 
 
 def is_flags(response: Response) -> bool:

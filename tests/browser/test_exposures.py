@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from playwright.sync_api import Request
 
-from tests.browser.tab import Tab
+from tests.browser.tab import Tab, reported_keys
+from tests.browser.test_page import NO_POLLING
 from tests.posthog_faults import Refuse
 from tests.posthog_server import PostHogServer
 
@@ -46,7 +45,7 @@ def test_each_flag_is_reported_once(tab: Tab, posthog: PostHogServer):
 
     assert "web-animations" in tab.flags
     assert told == {key: tab.api()["features"][key] for key in RENDERED}
-    assert sorted(tab.posts()) == [f"/api/features/{key}/exposure/" for key in sorted(RENDERED)]
+    assert tab.posts() == ["/api/features/exposures/"]
 
 
 def test_csrf_token_goes_along(tab: Tab):
@@ -71,17 +70,35 @@ def test_no_value_is_in_an_address(tab: Tab):
         assert "Order" not in request.url
 
 
-def test_report_that_failed_is_sent_again(tab: Tab):
-    """What the server did not take is told again when there is news."""
-    tab.page.route("**/exposure/", lambda route: route.fulfill(status=503))
+def test_report_that_failed_is_sent_again(tab: Tab, posthog: PostHogServer):
+    """What the server did not take is reported again, without anything new on the page."""
+    tab.page.add_init_script(NO_POLLING)
+    refused = "**/exposures/"
+    tab.page.route(refused, lambda route: route.fulfill(status=503))
     tab.open().wait_for_reports(len(RENDERED))
-    tab.page.unroute("**/exposure/")
+    tab.page.unroute(refused)
 
-    tab.become("Ada").become("Visitor")
+    tab.wait_for_reports(2 * len(RENDERED))
 
-    reports = tab.wait_for_reports(3 * len(RENDERED))
-    taken = Counter(report.url for report in reports if status_of(report) == 204)
-    assert taken == {f"{tab.address}/api/features/{key}/exposure/": 2 for key in RENDERED}
+    told = wait_for_exposures(posthog, tab.person, len(RENDERED))
+    assert set(told) == RENDERED
+    taken = [report for report in tab.reports if status_of(report) == 204]
+    assert sorted(key for report in taken for key in reported_keys(report)) == sorted(RENDERED)
+
+
+def test_report_is_sent_when_the_page_is_left(tab: Tab, posthog: PostHogServer):
+    """A person who leaves while reports fail is counted all the same."""
+    refused = "**/exposures/"
+    headers = {"Retry-After": "3600"}
+    tab.page.route(refused, lambda route: route.fulfill(status=429, headers=headers))
+    tab.open().wait_for_reports(len(RENDERED))
+    person = tab.person
+    tab.page.unroute(refused)
+    assert exposures(posthog, person) == {}
+
+    tab.page.goto("about:blank")
+
+    assert set(wait_for_exposures(posthog, person, len(RENDERED))) == RENDERED
 
 
 def status_of(report: Request) -> int:

@@ -92,7 +92,7 @@ def test_app_of_another_origin_has_it_all(far: Tab):
     with far.asking() as again:
         far.come_back()
     visitor = far.person
-    with far.page.expect_response(lambda answer: answer.url.endswith("/exposure/")) as exposure:
+    with far.page.expect_response(lambda answer: answer.url.endswith("/exposures/")) as exposure:
         far.become("Ada")
     assert far.person == ADA
     far.become("Grace")

@@ -123,8 +123,7 @@ def test_question_during_a_log_in_shows_no_name_over_older_flags(tab: Tab):
     with tab.page.expect_request(FLAGS_URL):
         tab.button("Ada").click()
 
-    with tab.page.expect_request(FLAGS_URL):
-        tab.come_back()
+    tab.come_back()
 
     assert tab.state["name"] == "Visitor"
     assert (tab.person, shown(tab)) == (visitor, at_first)
@@ -154,7 +153,8 @@ def test_flags_of_one_person_do_not_outlive_a_failed_answer(tab: Tab):
 
     tab.become("Grace")
 
-    assert shown(tab) == {"checkout": None, "gift-wrapping": False, "web-upgrade-offer": False}
+    assert shown(tab) == {"checkout": "false", "gift-wrapping": False, "web-upgrade-offer": False}
+    assert tab.state["link"]  # the fallback: no answer is available
     tab.page.unroute(FLAGS_URL)
     tab.come_back()
     expect(tab.page.locator("#distinct-id")).to_have_text(GRACE)

@@ -1,3 +1,4 @@
+import { own } from "./api/client";
 import { Feature, useFeature, useFeaturePayload } from "./features/react";
 
 const TEAS = [
@@ -37,7 +38,7 @@ export function Teas() {
           ) : (
             "Three teas that we drink ourselves."
           ))}{" "}
-        {typeof checkout === "string" && (LEADS[checkout] ?? "")}
+        {typeof checkout === "string" && (own(LEADS, checkout) ?? "")}
       </p>
       <ul className="teas" data-checkout={checkout}>
         {TEAS.map((tea) => (

@@ -23,20 +23,21 @@ interface Project {
  */
 export function followPerson(project: Project, store: FeatureStore, sessions: SessionApi): void {
   let loaded: Promise<{ default: PostHog }> | null = null;
-  let told: Bootstrap | null = null;
+  let current: { person: string; identified: boolean } | null = null;
 
   async function follow() {
     loaded ??= import("posthog-js");
     const { default: posthog } = await loaded;
     // All that follows is of one moment: an answer and the session of the same person, or nothing.
     const { answer } = store.getState();
-    if (!answer || answer.distinct_id === told?.distinctID) return;
+    if (!answer || answer.distinct_id === current?.person) return;
     const session = sessions.of(answer.distinct_id);
     if (!session) return;
-    const bootstrap = toBootstrap(answer, session.username !== null);
-    if (!told) start(posthog, project, bootstrap);
-    else become(posthog, bootstrap, told.isIdentifiedID);
-    told = bootstrap;
+    const identified = session.username !== null;
+    const bootstrap = toBootstrap(answer, identified);
+    if (!current) start(posthog, project, bootstrap);
+    else become(posthog, bootstrap, current.identified);
+    current = { person: answer.distinct_id, identified };
   }
 
   const look = () => void follow().catch(() => undefined); // an ad blocker may stop the chunk
@@ -55,14 +56,17 @@ function start(posthog: PostHog, project: Project, bootstrap: Bootstrap): void {
     disable_external_dependency_loading: true, // no scripts but those of this build
   });
   // It stays with a user whom it knows from an earlier visit, whoever has logged in since.
-  if (posthog.get_distinct_id() !== bootstrap.distinctID) become(posthog, bootstrap, true);
+  const { distinctID = null } = bootstrap;
+  const isAnother = distinctID !== null && posthog.get_distinct_id() !== distinctID;
+  if (isAnother) become(posthog, bootstrap, true);
   window.posthog = posthog;
 }
 
 /** Later events, and flags, are the new person's. */
 function become(posthog: PostHog, bootstrap: Bootstrap, wasIdentified: boolean): void {
   if (wasIdentified) posthog.reset(); // or two people would become one
-  if (bootstrap.isIdentifiedID) posthog.identify(bootstrap.distinctID);
-  else posthog.register({ distinct_id: bootstrap.distinctID }); // ours, in place of one made up
+  const { distinctID, isIdentifiedID } = bootstrap;
+  if (distinctID && isIdentifiedID) posthog.identify(distinctID);
+  else if (distinctID) posthog.register({ distinct_id: distinctID }); // ours, in place of one made up
   posthog.updateFlags(bootstrap.featureFlags, bootstrap.featureFlagPayloads);
 }

@@ -1,8 +1,10 @@
+"use client";
+
 /** The flags in React: a provider, two hooks and a component. */
 
 import { createContext, useContext, useEffect, useSyncExternalStore, type ReactNode } from "react";
 import { own, type FeatureKey, type FeatureValue } from "../api/client";
-import type { FeatureStore, State } from "./store";
+import { valueOf, type FeatureStore, type State } from "./store";
 
 const Context = createContext<FeatureStore | null>(null);
 
@@ -14,18 +16,7 @@ interface ProviderProps {
 }
 
 export function FeaturesProvider({ store, refreshSeconds, children }: ProviderProps) {
-  useEffect(() => {
-    const refetch = () => {
-      if (document.visibilityState === "visible") void store.refetch();
-    };
-    void store.fetchOnce();
-    document.addEventListener("visibilitychange", refetch);
-    const timer = refreshSeconds ? setInterval(refetch, refreshSeconds * 1000) : undefined;
-    return () => {
-      document.removeEventListener("visibilitychange", refetch);
-      clearInterval(timer);
-    };
-  }, [store, refreshSeconds]);
+  useEffect(() => store.start(refreshSeconds), [store, refreshSeconds]);
   return <Context value={store}>{children}</Context>;
 }
 
@@ -38,26 +29,29 @@ function useStore(): FeatureStore {
 /** Everything known, to look at. It counts as no exposure. */
 export function useFeatures(): State {
   const store = useStore();
-  return useSyncExternalStore(store.subscribe, store.getState);
+  return useSyncExternalStore(store.subscribe, store.getState, store.getInitialState);
 }
 
-/** The value of a flag that is being rendered; undefined until it is known. */
+/**
+ * The value of a flag that is being rendered. Undefined until the first answer; false where the flag
+ * is off, and where no answer is available.
+ */
 export function useFeature(key: FeatureKey): FeatureValue | undefined {
   const store = useStore();
-  const { answer } = useFeatures();
-  useEffect(() => store.expose(key), [store, key, answer]);
-  return store.value(key);
+  const state = useFeatures();
+  useEffect(() => store.expose(key), [store, key, state.answer]);
+  return valueOf(state, key);
 }
 
 /** The payload of a flag, which may be any JSON value, or undefined. It counts as no exposure. */
 export function useFeaturePayload(key: FeatureKey): unknown {
   const { answer } = useFeatures();
-  return answer ? own(answer.payloads, key) : undefined;
+  return answer ? own<unknown>(answer.payloads, key) : undefined;
 }
 
 interface FeatureProps {
   name: FeatureKey;
-  /** What to show where the flag is off. */
+  /** What to show where the flag is off, and where no answer is available. */
   fallback?: ReactNode;
   /** What to show where it is on; a function gets the variant and the payload. */
   children: ReactNode | ((value: FeatureValue, payload: unknown) => ReactNode);
