@@ -52,6 +52,8 @@ class Line:
     cut: bool = False
     mute: bool = False
     """Whether what is written vanishes, while reading goes on."""
+    is_awaited: bool = False
+    """Whether the first look may still succeed."""
     announced: list[str] = field(default_factory=list)
 
     def claim(self, name: str, lifetime_seconds: float) -> bool | None:
@@ -175,6 +177,48 @@ def opened(cause: str) -> tuple[str, str]:
 PROBING = ("INFO", "PostHog's circuit is half-open (the cooldown is over): one call probes it.")
 CLOSED = ("WARNING", "PostHog's circuit is closed (PostHog answered the probe).")
 BY_FAILURES = opened("3 failures: HTTP 500")
+
+
+# A process that has just started
+
+
+def test_first_look_comes_before_the_first_call(process, log):
+    """Who does not know the shared state yet has no permit, while the look may still succeed."""
+    process.line.is_awaited = True
+    assert process.breaker.permit() is None
+
+    process.mirror()
+    assert process.breaker.permit()
+    assert log() == []
+
+
+def test_late_first_look_finds_the_circuit_open(process, start):
+    """A process that starts while the circuit is open never calls, however late its look is."""
+    process.fail(THRESHOLD)
+    newcomer = start()
+    newcomer.line.is_awaited = True
+    assert newcomer.breaker.permit() is None
+
+    newcomer.mirror()
+    newcomer.line.is_awaited = False
+    assert newcomer.breaker.permit() is None
+
+
+def test_process_whose_ledger_does_not_answer_calls(process):
+    """Where the first look failed, a process protects itself alone."""
+    process.line.is_awaited = True
+    assert process.breaker.permit() is None
+
+    process.line.is_awaited = False
+    assert process.breaker.permit()
+
+
+def test_one_look_is_enough(process):
+    """Who has looked once keeps to what it saw while later looks fail."""
+    process.mirror()
+    process.line.is_awaited = True
+
+    assert process.breaker.permit()
 
 
 # Closed
@@ -436,19 +480,59 @@ def test_after_closing_failures_are_counted_anew(process, time):
     assert process.state is State.OPEN
 
 
-@pytest.mark.parametrize(("cooldown", "trip"), [(60.0, 6.0), (2.0, 6.0)])
+LENGTHS = pytest.mark.parametrize(("cooldown", "trip"), [(60.0, 6.0), (2.0, 6.0), (6.0, 6.0)])
+
+
+@LENGTHS
 def test_a_probe_that_dies_costs_one_window(start, time, cooldown, trip):
-    """When the probe's process dies, the next probe waits for max(cooldown, trip threshold)."""
+    """When the probe's process dies, the next probe begins in the very next window."""
     fleet = [start(cooldown=cooldown, trip=trip) for _ in range(2)]
     fleet[0].fail(THRESHOLD)
     time.now += cooldown
     assert fleet[0].permit().probe  # and nothing is heard of it
 
-    window = max(cooldown, trip)
+    window = max(cooldown, trip) + trip
     time.now += window - 0.01
     assert [one.ask() for one in fleet] == [None, None]
     time.now += 0.01
     assert [one.permit().probe for one in fleet[1:]] == [True]
+
+
+@LENGTHS
+@pytest.mark.parametrize("windows", [0, 1, 1000])
+def test_probes_never_overlap(start, time, cooldown, trip, windows):
+    """A probe that begins late in a window, after quiet time too, ends before the next one begins.
+
+    The next one is as early as it may be: nothing is lost after the last possible end.
+    """
+    fleet = [start(cooldown=cooldown, trip=trip) for _ in range(2)]
+    fleet[0].fail(THRESHOLD)
+    fleet[1].mirror()
+    begins_within = max(cooldown, trip)
+    time.now += cooldown + windows * (begins_within + trip) + begins_within - 0.25
+    assert fleet[0].permit().probe
+    latest_end = time.now + trip
+
+    while time.now < latest_end:
+        assert [one.ask() for one in fleet] == [None, None]
+        assert {one.state for one in fleet} == {State.HALF_OPEN}
+        time.now += 0.25
+    time.now += 0.25
+    assert fleet[1].permit().probe
+
+
+@LENGTHS
+def test_no_probe_begins_that_could_outlast_its_window(start, time, cooldown, trip):
+    """Who asks in the last part of a window, as long as the trip threshold, waits for the next."""
+    process: Process = start(cooldown=cooldown, trip=trip)
+    process.fail(THRESHOLD)
+    time.now += cooldown + max(cooldown, trip)
+
+    assert process.ask() is None
+    time.now += trip - 0.25
+    assert process.ask() is None
+    time.now += 0.25
+    assert process.permit().probe
 
 
 def test_a_probe_matters_until_the_state_changes(process, other, time):
@@ -633,7 +717,7 @@ def test_an_unreachable_ledger_still_protects_the_process(process, other, time, 
     probe = process.permit()
     assert probe.probe
     assert process.ask() is None
-    time.now += COOLDOWN
+    time.now += COOLDOWN + TRIP
     assert process.permit().probe
     process.breaker.succeeded(probe)
     assert process.state is State.CLOSED
@@ -793,7 +877,7 @@ class Probe:
     member: "Member"
     window: int
     alone: bool
-    """Whether the process could not ask the others."""
+    """Whether the process could not ask the others, or counts other windows than they do."""
 
 
 @dataclass(eq=False)
@@ -850,7 +934,8 @@ class Fleet(RuleBasedStateMachine):
         super().__init__()
         self.time = Time()
         self.ledger = MemoryLedger()
-        self.window = max(self.cooldown, self.trip)
+        self.begins_within = max(self.cooldown, self.trip)
+        self.window = self.begins_within + self.trip
         self.beginnings: set[str] = set()  # the tokens of those that know nothing yet
         self.fleet = [self.start(skew) for skew in self.skews]
         self.calls: list[Call] = []
@@ -938,19 +1023,26 @@ class Fleet(RuleBasedStateMachine):
         passed = self.windows(member)
         assert passed + self.leeway(member) / self.window >= 0, "a probe during the cooldown"
         number = math.floor(passed)
+        first, *others = self.opened[token]
+        # After a loss, who saw a newcomer's state meanwhile thinks that the cooldown began then.
+        is_misdated = member.seen_after > first
+        if not (any(self.skews) or others or is_misdated):
+            assert passed % 1 * self.window < self.begins_within, "a probe that may outlast"
         probes = self.probes.setdefault(token, [])
-        if not any(self.skews) and len(self.opened[token]) == 1:
+        if not (any(self.skews) or others or is_misdated):
             # Who can reach the ledger shares the window; who cannot has it to himself.
             rivals = [probe for probe in probes if probe.window == number]
             if member.cut:
                 assert all(probe.member is not member for probe in rivals), "a second probe"
             else:
                 assert all(probe.alone for probe in rivals), "a second probe in a window"
-        probes.append(Probe(member, number, alone=member.cut))
+        probes.append(Probe(member, number, alone=member.cut or is_misdated))
 
     def judge_refusal(self, member: Member) -> None:
-        """Someone has to probe: a refusal after the cooldown means that somebody does."""
+        """Someone has to probe: a refusal while a probe may begin means that somebody does."""
         passed = self.windows(member)
+        if passed % 1 * self.window >= self.begins_within:
+            return  # the last part of a window, in which none begins
         first, *others = self.opened[member.record.token]
         if any(self.skews) or others or passed < 0 or member.seen_after > first:
             return  # who saw another state meanwhile may think that the cooldown began then

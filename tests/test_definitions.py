@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -605,3 +606,71 @@ def test_disabled_site_is_not_answered_by_its_file(
     snapshot = evaluate("u1")
 
     assert (snapshot.source, snapshot.flags) == (Source.DISABLED, {"beta": True})
+
+
+# Cycles and nesting
+
+
+def depending_on(key: str, other: str, *chain: str) -> dict[str, object]:
+    """A flag that is on where another one is on."""
+    dependency = {
+        "key": other,
+        "type": "flag",
+        "operator": "flag_evaluates_to",
+        "value": True,
+        "dependency_chain": [*chain, other],
+    }
+    return flag(key, where(dependency))
+
+
+def test_cycles_are_logged_once_per_version(
+    tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line names the flags with cycles, escaped and ten at most, however many people ask."""
+    settings.POSTHOG_ENABLED = True
+    settings.POSTHOG_FLAG_DEFINITIONS_FILE = str(tmp_path / "flags.json")
+    settings.POSTHOG_LOCAL_CACHE_SECONDS = 0
+    loop = {"type": "AND", "values": [{"key": "id", "type": "cohort", "value": 7}]}
+    in_cohort = where({"key": "id", "type": "cohort", "value": 7})
+    flags = [
+        depending_on("odd\nkey", "odd\nkey"),
+        flag("by-cohort", in_cohort),
+        flag("good"),
+        *(depending_on(f"loop-{number}", f"loop-{number}") for number in range(10)),
+    ]
+    document = {"flags": flags, "cohorts": {"7": loop}}
+    (tmp_path / "flags.json").write_text(json.dumps(document))
+
+    for person in ("ada", "bob", "eve"):
+        assert evaluate(person).flags["good"] is True
+
+    (line,) = [one for one in caplog.messages if "cycles" in one]
+    assert "'odd\\nkey': it depends on itself" in line
+    assert line.endswith("; and 2 more")
+    assert "good" not in line
+    assert len(line.splitlines()) == 1
+
+
+def test_chain_that_is_too_deep_is_logged(
+    tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More nested flags than can be evaluated are named, too; a cohort's cycle names its flags."""
+    settings.POSTHOG_ENABLED = True
+    settings.POSTHOG_FLAG_DEFINITIONS_FILE = str(tmp_path / "flags.json")
+    keys = [f"flag-{number}" for number in range(52)]
+    chain = [depending_on(key, after) for key, after in pairwise(keys)]
+    loop = {"type": "AND", "values": [{"key": "id", "type": "cohort", "value": 7}]}
+    document = {
+        "flags": [
+            *chain,
+            flag(keys[-1]),
+            flag("by-cohort", where({"key": "id", "type": "cohort", "value": 7})),
+        ],
+        "cohorts": {"7": loop},
+    }
+    (tmp_path / "flags.json").write_text(json.dumps(document))
+    evaluate("ada")
+
+    (line,) = [one for one in caplog.messages if "cycles" in one]
+    assert "'flag-1': more than 50 flags or cohorts are nested in it" in line
+    assert "'by-cohort': the cohort 7 depends on itself" in line

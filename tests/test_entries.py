@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from olposthog._core import engine
 from olposthog._evaluation.decision import Decision
 from olposthog._evaluation.evaluation import Evaluation, Origin
-from olposthog._shared.evaluation_cache import EvaluationCache, control_prefix
+from olposthog._shared.evaluation_cache import COMING_SECONDS, EvaluationCache, control_prefix
 from olposthog._shared.shared_cache import SharedCache
 from olposthog.features import evaluate
 from olposthog.snapshot import Runtime, Source
@@ -711,3 +711,29 @@ def test_keys_tell_nothing_of_the_person(failing_posthog, text, properties):
 
     for key in [entry, *control]:
         assert not any(part in key for part in ["@", "person", "plan", "paid"])
+
+
+def test_token_from_before_a_clearing_never_wins(wall, monkeypatch):
+    """A token that could not be written in time is not written later: a culled clearing stands."""
+    now = [0.0]
+    shared = SharedCache("durable", read_seconds=PATIENCE)
+    late = EvaluationCache(shared, "project", STATE_KEY, wall=wall, clock=lambda: now[0])
+    busy = threading.Event()
+    shared._writer.submit(lambda: busy.wait(PATIENCE))
+    before = late.read("ada's flags", "the same in browsers", "ada", PATIENCE)
+    late.keep("ada's flags", Evaluation({"a": Decision(True)}, wall()), before)
+
+    other = EvaluationCache(SharedCache("durable"), "project", STATE_KEY, wall=wall)
+    assert other.clear(None, PATIENCE)
+    caches["durable"].clear()  # the clearing's token is culled
+    now[0] += COMING_SECONDS
+    busy.set()
+    assert shared.settle(PATIENCE)
+
+    after = late.read("ada's flags", "the same in browsers", "ada", PATIENCE)
+    assert after.known is None
+    assert after.generation
+    assert before.generation
+    assert not set(after.generation) & set(before.generation)
+    shared.close()
+    other._shared.close()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from olposthog import conf
 from olposthog._core import engine
 from olposthog._core.context import EvaluationContext
 from olposthog._core.engine import Engine
-from olposthog._shared.breaker import State
+from olposthog._shared.breaker import Record, State
+from olposthog._shared.shared_cache import READ_SECONDS, STARTUP_SECONDS
 from olposthog.features import (
     ais_enabled,
     clear_cache,
@@ -47,7 +49,7 @@ from tests.posthog_faults import (
     TrickleBody,
     TrickleHeaders,
 )
-from tests.posthog_server import Flag, PostHogServer, Variant
+from tests.posthog_server import PATIENCE, Flag, PostHogServer, Variant
 from tests.site.processes import until
 
 LOG = "olposthog"
@@ -922,12 +924,41 @@ def dead_cache(request: pytest.FixtureRequest, settings: Settings) -> Iterator[s
     del settings.CACHES
 
 
+def give_up_cache() -> Clock:
+    """Start a process that has found out by now that a dead cache is dead."""
+    clock = Clock()
+    start_on(clock)
+    evaluate("first")
+    clock.now += STARTUP_SECONDS
+    assert engine.current().shared.get_many(["key"], PATIENCE) is None
+    assert engine.current().shared.is_away
+    return clock
+
+
+def test_cache_that_hangs_from_the_start_costs_no_call_and_no_wait_beyond_the_deadline(
+    enabled: PostHogServer, dead_cache: str
+) -> None:
+    """Until it counts as dead, a new process cannot know whether the circuit is open."""
+    enabled.flags = {"beta": True}
+    clock = Clock()
+    start_on(clock)
+    hangs = dead_cache != "ConnectionError"
+
+    assert evaluate("u1").source is (Source.FALLBACK if hangs else Source.POSTHOG)
+    assert len(enabled.flag_calls) == (0 if hangs else 1)
+
+    clock.now += STARTUP_SECONDS
+    assert evaluate("u2").source is Source.POSTHOG
+
+
 def test_dead_shared_cache_costs_no_answer(
     enabled: PostHogServer, dead_cache: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """PostHog answers although the shared cache is down, and one line says that it is."""
     caplog.set_level(logging.WARNING, LOG)
     enabled.flags = {"beta": True}
+    give_up_cache()
+    enabled.clear()
 
     for number in range(10):
         assert evaluate(f"u{number}").source is Source.POSTHOG
@@ -948,8 +979,47 @@ def test_dead_shared_cache_costs_no_local_evaluation(
     settings.POSTHOG_PERSONAL_API_KEY = enabled.secret
     enabled.definitions_fault = Status(500)
     enabled.flags = {"beta": True}
+    give_up_cache()
 
     assert [evaluate(f"u{number}").source for number in range(3)] == ["posthog"] * 3
+
+
+class ConnectingCache(LocMemCache):
+    """A cache whose first answer is late: the process connects and imports."""
+
+    connected = threading.Event()
+
+    def get_many(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.connected.wait(PATIENCE)
+        return super().get_many(*args, **kwargs)
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
+def test_first_look_that_is_late_is_waited_for(
+    enabled: PostHogServer, settings: Settings, is_open: bool
+) -> None:
+    """A new process waits for it: it neither falls back at once nor calls into an open circuit."""
+    settings.POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS = 4 * PATIENCE
+    settings.CACHES = {
+        **settings.CACHES,
+        "durable": {"BACKEND": f"{__name__}.ConnectingCache", "LOCATION": "connecting"},
+    }
+    caches["durable"].clear()
+    if is_open:
+        state = Record("token", opened_at=time.time()).to_text()
+        caches["durable"].set(engine.current()._storage.state_key, state, None)
+    ConnectingCache.connected.clear()
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(evaluate, "u1")
+        with pytest.raises(TimeoutError):
+            asked.result(READ_SECONDS * 1.5)
+        assert enabled.flag_calls == []
+        ConnectingCache.connected.set()
+        source = asked.result().source
+
+    assert source is (Source.FALLBACK if is_open else Source.POSTHOG)
+    assert len(enabled.flag_calls) == (0 if is_open else 1)
 
 
 def test_breaker_protects_a_process_without_its_cache(
@@ -957,8 +1027,8 @@ def test_breaker_protects_a_process_without_its_cache(
 ) -> None:
     """With the shared cache down, failures still open the circuit, and a probe closes it."""
     settings.POSTHOG_CIRCUIT_BREAKER_FAILURE_THRESHOLD = 2
-    clock = Clock()
-    start_on(clock)
+    clock = give_up_cache()
+    enabled.clear()
 
     fail_times(enabled, 5)
     assert circuit() is State.OPEN
@@ -975,8 +1045,8 @@ def test_clearing_a_dead_cache_says_so(
 ) -> None:
     """Clearing while the shared cache is down clears the process, and is logged once a minute."""
     line = "did not confirm in time that its flags are cleared"
-    clock = Clock()
-    start_on(clock)
+    clock = give_up_cache()
+    enabled.clear()
     evaluate("u1")
 
     clear_cache()

@@ -55,6 +55,8 @@ class Clock:
 class Alone:
     """The ledger of a fleet of one: no cache, so nobody can say who was first."""
 
+    is_awaited = False
+
     def claim(self, name: str, lifetime_seconds: float) -> bool | None:
         return None
 

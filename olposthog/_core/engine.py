@@ -17,14 +17,14 @@ from typing import Any, TypeVar
 from django.db import close_old_connections
 
 from olposthog import conf
-from olposthog._local import DefinitionsFile, LocalEvaluator
+from olposthog._local import DefinitionsFile, LocalEvaluator, prepare
 from olposthog._local.poller import DefinitionsPoller
 from olposthog._local.source import DefinitionsSource
 from olposthog._posthog import PostHogApi
 from olposthog._shared.breaker import Breaker
 from olposthog._shared.breaker_storage import BreakerStorage
 from olposthog._shared.evaluation_cache import EvaluationCache, control_prefix
-from olposthog._shared.shared_cache import FIRST_READ, READ_SECONDS, SharedCache
+from olposthog._shared.shared_cache import FIRST_READ_SECONDS, READ_SECONDS, SharedCache
 from olposthog._shared.signal_dispatch import SignalDispatcher
 from olposthog._utils.log_lines import get_logger
 from olposthog._utils.log_throttle import LogThrottle
@@ -99,18 +99,19 @@ class Engine:
             revalidate_seconds=settings.stale_while_revalidate_seconds,
             max_own_entries=settings.local_cache_max_entries,
             wall=wall,
+            clock=clock,
         )
         api = PostHogApi(settings, connections=MAX_CALLS, clock=clock, wall=wall)
         self.poller: DefinitionsPoller[LocalEvaluator] | None = None
         self.definitions: DefinitionsSource[LocalEvaluator] = DefinitionsSource()
         if settings.mode is conf.Mode.FILE:
-            self.definitions = DefinitionsFile(settings.definitions_file, LocalEvaluator, clock)
+            self.definitions = DefinitionsFile(settings.definitions_file, prepare, clock)
         elif settings.mode is conf.Mode.REMOTE and settings.personal_api_key:
             self.definitions = self.poller = DefinitionsPoller(
                 api,
                 self.shared,
                 controls,
-                LocalEvaluator,
+                prepare,
                 interval_seconds=settings.poll_interval_seconds,
                 clock=clock,
                 wall=wall,
@@ -214,7 +215,7 @@ class Engine:
 
     def observe_breaker(self) -> bool:
         """Have `breaker` read the shared state, and write nothing; False if that is impossible."""
-        found = self.shared.get_many([self._storage.state_key], READ_SECONDS * FIRST_READ)
+        found = self.shared.get_many([self._storage.state_key], FIRST_READ_SECONDS)
         if found is not None:
             self.breaker.observe(found.get(self._storage.state_key))
         return found is not None

@@ -2,7 +2,7 @@
 
 from .definitions import Definitions, DefinitionsError, parse, parse_strictly
 from .evaluation import LocalEvaluation
-from .evaluator import LocalEvaluator
+from .evaluator import LocalEvaluator, prepare
 from .file import DefinitionsFile, read, read_strictly
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LocalEvaluator",
     "parse",
     "parse_strictly",
+    "prepare",
     "read",
     "read_strictly",
 ]

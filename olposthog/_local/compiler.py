@@ -29,6 +29,12 @@ from .flag import CompiledFlag, Constant, Holdout, Variant
 
 MAX_DEPTH = 50
 """How many flags, cohorts or property groups may be nested in one another."""
+DEPENDS_ON_ITSELF = Undecided(
+    UndecidedReason.DEPENDENCY, "it depends on itself, directly or through other flags"
+)
+TOO_DEEP = Undecided(
+    UndecidedReason.UNSUPPORTED, f"more than {MAX_DEPTH} flags or cohorts are nested in it"
+)
 IGNORED_BY_SDK = ("super_groups",)
 """Parts of `filters` by which PostHog decides and the SDK does not."""
 
@@ -51,19 +57,31 @@ class Compiler:
         """All flags by key."""
         self.undecidable: dict[str, Undecided] = {}
         """Why some cannot be decided locally, by flag key."""
+        self._nesting_faults = {DEPENDS_ON_ITSELF, TOO_DEEP}
         self._cohorts: dict[str, PropertyGroup] = {}
         self._undecidable_cohorts: dict[str, Undecided] = {}
         self._compile_cohorts()
         self._compile_flags()
+
+    @property
+    def badly_nested(self) -> dict[str, Undecided]:
+        """The flags that have a cycle of flags or cohorts in them, or too many of these."""
+        return {
+            key: self.undecidable[key]
+            for key in self._definitions.flags
+            if self.undecidable.get(key) in self._nesting_faults
+        }
 
     def _compile_cohorts(self) -> None:
         groups = self._definitions.cohorts
         references = {id_: set(_cohorts_in(group)) & groups.keys() for id_, group in groups.items()}
         order = _in_order(references)
         for id_ in groups.keys() - set(order):
-            self._undecidable_cohorts[id_] = Undecided(
+            undecided = Undecided(
                 UndecidedReason.UNSUPPORTED, f"the cohort {id_} depends on itself"
             )
+            self._undecidable_cohorts[id_] = undecided
+            self._nesting_faults.add(undecided)
         for id_ in order:
             try:
                 self._cohorts[id_] = self._property_group(groups[id_])
@@ -78,9 +96,7 @@ class Compiler:
         }
         order = _in_order(references)
         for key in flags.keys() - set(order):
-            self.undecidable[key] = Undecided(
-                UndecidedReason.DEPENDENCY, "it depends on itself, directly or through other flags"
-            )
+            self.undecidable[key] = DEPENDS_ON_ITSELF
         for key in order:
             try:
                 self.compiled[key] = self._flag(flags[key])
@@ -411,6 +427,4 @@ def _depth_over(filters: Iterable[Filter]) -> int:
 
 
 def _too_deep() -> _Undecidable:
-    return _Undecidable(
-        UndecidedReason.UNSUPPORTED, f"more than {MAX_DEPTH} flags or cohorts are nested in it"
-    )
+    return _Undecidable(TOO_DEEP.reason, TOO_DEEP.detail)

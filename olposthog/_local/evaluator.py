@@ -14,10 +14,28 @@ from olposthog.undecided import Undecided, UndecidedReason
 
 from .compiler import Compiler
 from .context import Context
-from .definitions import Definitions
+from .definitions import MAX_FAULTS_PER_LINE, MAX_SHOWN_KEY, Definitions, shown
 from .evaluation import LocalEvaluation
 
 log = get_logger(__name__)
+
+
+def prepare(definitions: Definitions) -> LocalEvaluator:
+    """Return the definitions, compiled. Log the flags with cycles and with too deep nesting."""
+    evaluator = LocalEvaluator(definitions)
+    faults = [
+        f"{shown(key)}: {undecided.detail[:MAX_SHOWN_KEY]}"
+        for key, undecided in evaluator.badly_nested.items()
+    ]
+    if faults:
+        more = len(faults) - MAX_FAULTS_PER_LINE
+        log.warning(
+            "Flag definitions have cycles or are nested too deeply. The flags concerned are "
+            "undecided: %s%s",
+            "; ".join(faults[:MAX_FAULTS_PER_LINE]),
+            f"; and {more} more" if more > 0 else "",
+        )
+    return evaluator
 
 
 class LocalEvaluator:
@@ -27,6 +45,8 @@ class LocalEvaluator:
         self.definitions = definitions
         compiler = Compiler(definitions, self)
         self._compiled = compiler.compiled
+        self.badly_nested: Mapping[str, Undecided] = compiler.badly_nested
+        """Those of `undecidable` that have cycles, or are nested too deeply."""
         self.undecidable: Mapping[str, Undecided] = compiler.undecidable
         """The flags that nobody's evaluation can decide locally, each with the reason."""
         self.keys: Mapping[Runtime, Collection[str]] = {

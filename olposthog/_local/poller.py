@@ -26,7 +26,7 @@ from olposthog._posthog import Call
 from olposthog._posthog.errors import PostHogError
 from olposthog._shared.clock_skew import CONTROL_SKEW_SECONDS
 from olposthog._shared.large_text import MAX_PARTS, PackedText, part_keys, unpack
-from olposthog._shared.shared_cache import READ_SECONDS, SharedCache
+from olposthog._shared.shared_cache import READ_SECONDS, STARTUP_SECONDS, SharedCache
 from olposthog._utils.jitter import jittered
 from olposthog._utils.log_lines import get_logger
 from olposthog._utils.workers import Saturated, Workers
@@ -209,7 +209,7 @@ class DefinitionsPoller(DefinitionsSource[T]):
 
     def look(self) -> None:
         """Take over what the fleet has; fetch if that is due and this process's turn."""
-        found = self._shared.get_many([self._key("head")], READ_SECONDS)
+        found = self._shared.get_many([self._key("head")], STARTUP_SECONDS)
         if found is not None and self._take_over(Head.from_text(found.get(self._key("head")))):
             self._looked_at = self._clock()
         self._has_looked.set()

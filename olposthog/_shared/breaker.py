@@ -44,6 +44,11 @@ CHANGES = Tally("circuit_changes", State)
 class Ledger(Protocol):
     """What the breaker needs of the shared cache. Nothing here raises."""
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the first look of a process that has just started may still succeed."""
+        raise NotImplementedError
+
     def claim(self, name: str, lifetime_seconds: float) -> bool | None:
         """Return whether this is the fleet's first claim of `name`; None when nobody can say."""
 
@@ -139,10 +144,12 @@ class Breaker:
         self._on_change = on_change
         self._failure_threshold = failure_threshold
         self._cooldown = cooldown_seconds
-        # A probe may take as long as the trip threshold; the next must not start before it ended.
-        self._probe_seconds = max(cooldown_seconds, trip_threshold_seconds)
+        # A probe may begin in the first part of a window, and has ended by the end of the window:
+        # it takes as long as the trip threshold at most. At least half of each window can be used.
+        self._probe_begins_within = max(cooldown_seconds, trip_threshold_seconds)
+        self._window_seconds = self._probe_begins_within + trip_threshold_seconds
         # Claims outlive what machines' clocks differ by: one that is ahead must not claim again.
-        self._claim_seconds = max(self._probe_seconds * 10, 3600.0)
+        self._claim_seconds = max(self._window_seconds * 10, 3600.0)
         self._clock = clock
         self._wall = wall
         self._lock = threading.Lock()
@@ -155,6 +162,7 @@ class Breaker:
         self._confirmed_at: float | None = None  # when the record was last seen to be in force
         self._opened_between = (-math.inf, math.inf)
         self._last_attempt = 0
+        self._has_looked = False
         # Names the last closing of the circuit that was heard of, in all processes alike.
         self.last_closing = ""
 
@@ -164,7 +172,7 @@ class Breaker:
         with self._lock:
             if self._record.opened_at is None:
                 return State.CLOSED
-            return State.HALF_OPEN if self._attempt() else State.OPEN
+            return State.OPEN if self._after_cooldown() < 0 else State.HALF_OPEN
 
     @property
     def changed_at(self) -> float | None:
@@ -195,6 +203,7 @@ class Breaker:
         """
         shared = Record.from_text(text)
         with self._lock:
+            self._has_looked = True
             known, now = self._record, self._clock()
             if shared is not None and self._is_news(shared):
                 since = -math.inf if self._confirmed_at is None else self._confirmed_at
@@ -221,9 +230,13 @@ class Breaker:
     def permit(self) -> Permit | None:
         """Return leave to call PostHog, or None: fall back now.
 
-        After the cooldown, this asks the ledger whether the call is the fleet's one probe.
+        A process that has just started has none until it has seen the shared state, or found that
+        the shared cache does not answer. After the cooldown, this asks the ledger whether the call
+        is the fleet's one probe.
         """
         with self._lock:
+            if not self._has_looked and self._ledger.is_awaited:
+                return None
             if self._record.opened_at is None:
                 return Permit(self._record.token, self._openings)
             attempt = self._attempt()
@@ -327,13 +340,18 @@ class Breaker:
         earliest, latest = self._opened_between
         return min(max(self._wall() - opened_at, now - latest), now - earliest)
 
-    def _attempt(self) -> int:
-        """Return which probe of an open circuit is due, from 1; 0 during the cooldown.
+    def _after_cooldown(self) -> float:
+        """How long ago the cooldown of an open circuit ended, in seconds; negative during it."""
+        return self._open_for(self._record.opened_at or 0.0) - self._cooldown
 
-        Each has a window of its own, so a probe whose process dies costs one cooldown.
+    def _attempt(self) -> int:
+        """Return which probe of an open circuit may begin now, from 1; 0 if none may.
+
+        Each has a window of its own, so a probe whose process dies costs one window, and probes
+        never overlap.
         """
-        after_cooldown = self._open_for(self._record.opened_at or 0.0) - self._cooldown
-        return 0 if after_cooldown < 0 else 1 + int(after_cooldown // self._probe_seconds)
+        number, elapsed = divmod(self._after_cooldown(), self._window_seconds)
+        return 1 + int(number) if number >= 0 and elapsed < self._probe_begins_within else 0
 
 
 def _new_token() -> str:

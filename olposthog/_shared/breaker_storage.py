@@ -34,6 +34,11 @@ class BreakerStorage:
         """End the thread once it has nothing to tell."""
         self._teller.close()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the shared cache may still answer the first question of this process."""
+        return self._shared.is_awaited
+
     def claim(self, name: str, lifetime_seconds: float) -> bool | None:
         """Claim a control key."""
         return self._shared.claim(f"{self._prefix}{name}", lifetime_seconds)

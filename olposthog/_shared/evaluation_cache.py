@@ -36,6 +36,8 @@ REFRESH_CLAIM_SECONDS = 120
 """How long the claim to refresh an entry is kept: longer than a refresh, and than clocks differ."""
 OWN_BYTES = 1000
 """Estimate of the size of an entry in the process, without its evaluation."""
+COMING_SECONDS = 2.0
+"""How long a new token may wait for its write. Until then, a culled clearing could be undone."""
 GENERATION_BUCKETS = 64
 """Clearing one person also clears the others of the same bucket, which spares a row for each."""
 
@@ -84,6 +86,14 @@ class _Own:
         return OWN_BYTES + self.evaluation.size
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """A token that this process is about to write, and until when it may."""
+
+    token: str
+    expires_at: float
+
+
 class EvaluationCache:
     """The entries of one project."""
 
@@ -97,15 +107,17 @@ class EvaluationCache:
         revalidate_seconds: float = 0,
         max_own_entries: int = 1000,
         wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shared = shared
+        self._clock = clock
         self.stale_seconds = max(stale_seconds, revalidate_seconds)
         self._revalidate_seconds = revalidate_seconds
         self._prefix = f"olposthog:{project}:entry:"
         self._generation_prefix = f"{control_prefix(project)}generation:"
         self._state_key = state_key
         self._wall = wall
-        self._coming: dict[str, str] = {}  # tokens that were missing and are being written
+        self._coming: dict[str, _Coming] = {}  # tokens that were missing and are being written
         # Counts while the shared cache cannot be read, or has not got an entry yet.
         self._own: MemoryCache[_Own] = MemoryCache(
             math.inf, max_own_entries, size_of=attrgetter("size")
@@ -245,18 +257,27 @@ class EvaluationCache:
         """Return the token under `key`; where there is none, write one without waiting for it.
 
         Entries of a token that another process outran are misses, which costs one evaluation.
+        A token is written once, and soon or not at all: another process may clear meanwhile, and if
+        its token gets lost, an older one would make what was cleared valid again.
         """
         if isinstance(stored, str):
             self._coming.pop(key, None)
             return stored
-        token = self._coming.setdefault(key, secrets.token_hex(8))
+        coming = self._coming.get(key)
+        # While the cache refuses writes, the token serves what this process keeps for itself.
+        if coming and (self._clock() < coming.expires_at or self._shared.refusal):
+            return coming.token
+        coming = _Coming(secrets.token_hex(8), self._clock() + COMING_SECONDS)
+        self._coming[key] = coming
 
         def write(cache: BaseCache) -> None:
-            cache.add(key, token, None)
-            self._coming.pop(key, None)
+            if self._clock() < coming.expires_at:
+                cache.add(key, coming.token, None)
+            if self._coming.get(key) is coming:
+                del self._coming[key]
 
         self._shared.later(write)
-        return token
+        return coming.token
 
     def _key(self, question: str) -> str:
         return self._prefix + hashlib.sha256(_encoded(question)).hexdigest()

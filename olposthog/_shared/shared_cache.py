@@ -43,8 +43,14 @@ DEFAULT_TIMEOUT_SECONDS = 300
 READERS = 16
 """Maximum concurrent reads per process: with one for each concurrent evaluation, these do not wait
 for each other when the cache is slow."""
-FIRST_READ = 2
-"""A process's first question, which connects and imports, may take so many times as long."""
+FIRST_READ_SECONDS = 2.0
+"""How long a command or a status waits for a read that is perhaps its process's first."""
+STARTUP_SECONDS = 10.0
+"""How long after its first question a process may wait for its first answer in time.
+
+Until then it connects and imports, perhaps on a busy machine: a late answer is no failure of the
+cache. An error is one at any time.
+"""
 CLAIM_READS = 4
 """A claim waits as long as this many reads may take, its wait for a free reader included."""
 REST_SECONDS = 1.0
@@ -86,7 +92,9 @@ class SharedCache:
         self._writer = self._workers("write", 1, backlog=1000, max_abandoned=MAX_ABANDONED)
         self._rests_until: float | None = None  # None while it answers
         self._asked_again_at = -math.inf  # when the scout began, if it has not ended
-        self._has_answered = False
+        self._first_asked_at = math.inf
+        self._has_answered = False  # a caller in time
+        self._has_raised = False
         self._answers = 0  # how often it answered: a slow cache makes progress, a hanging one none
         self._returns = 0  # how often it came back
         self.failure = ""
@@ -198,6 +206,7 @@ class SharedCache:
             return self._guarded(question, writes=writes)
 
         submitted = self._clock()
+        self._first_asked_at = min(self._first_asked_at, submitted)
         try:
             future = self._readers.submit(read)
         except Saturated:
@@ -207,17 +216,29 @@ class SharedCache:
             return None
         limit = min(seconds - (self._clock() - submitted), self._timeout)
         try:
-            return future.result(max(0.0, limit))
+            result = future.result(max(0.0, limit))
         except FutureTimeoutError:
             future.cancel()
-            if limit >= self._read_seconds:
+            if limit >= self._read_seconds and not self._is_starting:
                 self._leave_alone(f"no answer within {limit:.2g} s")
             return None
+        self._has_answered = True
+        return result
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the cache may still give this process, which has just started, an answer."""
+        is_early = self._clock() < self._first_asked_at + STARTUP_SECONDS
+        return self.alias is not None and not self._has_raised and is_early
+
+    @property
+    def _is_starting(self) -> bool:
+        return self.is_awaited and not self._has_answered
 
     @property
     def _timeout(self) -> float:
         """How long one read may take, in seconds."""
-        return self._read_seconds if self._has_answered else self._read_seconds * FIRST_READ
+        return max(self._read_seconds, STARTUP_SECONDS) if self._is_starting else self._read_seconds
 
     def _wait_for_reader(self, began: threading.Event, seconds: float) -> bool:
         """Return whether a reader began within `seconds`.
@@ -229,7 +250,7 @@ class SharedCache:
             if began.wait(min(seconds, timeout)):
                 return True
             if self._answers == answers:
-                if seconds >= timeout:
+                if seconds >= timeout and not self._is_starting:
                     self._leave_alone(f"no answer within {timeout:.2g} s")
                 return False
             seconds -= timeout
@@ -262,6 +283,7 @@ class SharedCache:
                     reason,
                 )
         elif returns == self._returns:  # else it failed before it came back
+            self._has_raised = True
             self._leave_alone(reason)
         return None
 
@@ -284,7 +306,6 @@ class SharedCache:
         try:
             cache: Any = _Revocable(caches[self.alias or ""], self._writer.is_abandoned)
             result = job(cache)
-            self._has_answered = True
             self._answers += 1
             return result
         finally:

@@ -213,6 +213,10 @@ class Process:
         self.tell()
         return self.hear()
 
+    def ask_until(self, source: str) -> None:
+        """Ask until flags come from `source`: a process that has just started may fall back."""
+        until(lambda: self.ask() == source)
+
     def tell(self) -> None:
         """As `ask`, without waiting for the answer."""
         assert self._running.stdin

@@ -21,7 +21,7 @@ from olposthog._local import Definitions, DefinitionsError, LocalEvaluator, pars
 from olposthog._local.poller import FETCH_SECONDS
 from olposthog._posthog import PostHogApi, Way
 from olposthog._posthog.errors import WRONG_ADDRESS, PostHogError
-from olposthog._shared.shared_cache import FIRST_READ, READ_SECONDS, SharedCache
+from olposthog._shared.shared_cache import FIRST_READ_SECONDS, READ_SECONDS, SharedCache
 from olposthog._utils.workers import within
 from olposthog.identity import Identity
 from olposthog.management.base import OperatorCommand
@@ -110,7 +110,7 @@ class Command(OperatorCommand):
             return
         self._step(
             f"shared cache {shared.alias}",
-            READ_SECONDS * (FIRST_READ + 2),  # it has deadlines of its own
+            FIRST_READ_SECONDS + 2 * READ_SECONDS,  # it has deadlines of its own
             lambda: _write_and_read(shared),
             hint=f"Check CACHES[{shared.alias!r}]: {_what_cache_needs(shared.alias)}.",
         )
@@ -256,7 +256,7 @@ def _write_and_read(shared: SharedCache) -> None:
         cache.set(PROBE_KEY, token, PROBE_SECONDS)
         return True
 
-    if shared.get_many([PROBE_KEY], READ_SECONDS * FIRST_READ) is None:
+    if shared.get_many([PROBE_KEY], FIRST_READ_SECONDS) is None:
         raise PostHogError(f"it cannot be read ({shared.failure or 'no answer in time'})")
     written = shared.write(write, READ_SECONDS)
     found = shared.get_many([PROBE_KEY], READ_SECONDS) or {}
