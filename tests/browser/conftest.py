@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.browser.tab import FLAGS, Tab
 from tests.posthog_server import PATIENCE, PostHogServer
 from tests.shop import PROJECT, Shop, eventually
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 FRONTEND = PROJECT / "frontend"
 WHERE_IS_CHROMIUM = """
