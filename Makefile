@@ -12,6 +12,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PY := .venv/bin/python
 PY_FLOOR := .venv-floor/bin/python
 MANAGE := $(PY) example_project/manage.py
+CLIENTS := tests/clients
 TESTS := -m pytest --numprocesses auto --dist loadfile --ignore $(CLIENTS)
 # What these see does not depend on the versions of Python and Django.
 ONLY_NEWEST := --ignore tests/browser --ignore tests/openfeature --ignore tests/nextjs --ignore tests/blocklists \
@@ -25,7 +26,6 @@ FRONTEND := example_project/frontend
 FRONTEND_SOURCES := $(shell find $(FRONTEND) -type d \( -name node_modules -o -name dist \) -prune -o -type f -print)
 FEATURES_COPY := $(shell find $(FRONTEND)/src/api $(FRONTEND)/src/features -type f)
 OPENFEATURE := tests/openfeature
-CLIENTS := tests/clients
 BLOCKLISTS := tests/blocklists
 NEXTJS := tests/nextjs
 NEXTJS_SOURCES := $(wildcard $(NEXTJS)/app/*) $(addprefix $(NEXTJS)/,next.config.ts proxy.ts tsconfig.json)

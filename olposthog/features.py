@@ -98,10 +98,10 @@ def get_feature_flag_payload(
     """Return the flag's payload, decoded, or None if it has none. Reports no exposure."""
     keys = (_checked(name),)
     snapshot = _evaluate("get_feature_flag_payload", opt_unique_id, keys=keys, **about)
-    payload = deepcopy(snapshot.payloads.get(name))  # the caller may change it
+    value = snapshot.flags.get(name, False)
     if hooks.watcher:
-        hooks.watcher.read(name, snapshot.flags.get(name, False), snapshot)
-    return payload
+        hooks.watcher.read(name, value, snapshot)
+    return deepcopy(snapshot.payloads.get(name))  # the caller may change it
 
 
 def get_all_feature_flags(

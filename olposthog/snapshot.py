@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, ItemsView, Iterator, Mapping, ValuesView
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from olposthog._evaluation.evaluation import REFERENCE_BYTES, Evaluation
@@ -106,7 +105,7 @@ class _Flags(Mapping[str, bool | str]):
         return self._fallback[key] if decision is None else decision.value
 
     def __contains__(self, key: object) -> bool:
-        return key in self._fallback or key in self._decisions
+        return key in self._decisions or key in self._fallback
 
     def __iter__(self) -> Iterator[str]:
         return iter({**self._fallback, **self._decisions})
@@ -138,23 +137,19 @@ class _Flags(Mapping[str, bool | str]):
 class FlagSnapshot:
     """The flags of one person at one moment.
 
-    Reading it costs nothing and reports no exposure; it can be kept, passed on and read from any
-    thread. Its values never change; what payloads hold is everybody's, so copy it to change it.
+    Reading it reports no exposure. It can be kept, passed on and read from any thread. Its values
+    never change. Payloads are shared between people: copy one to change it.
     """
 
     distinct_id: str
     runtime: Runtime
     source: Source
-    flags: Mapping[str, bool | str]
-    """Every known flag: `settings.FEATURES`, overlaid with PostHog's values."""
-    payloads: Mapping[str, JSON]
-    """Payloads by flag key, decoded; only of flags that have one."""
-    reasons: Mapping[str, str]
-    """PostHog's reason codes by flag key; a value from `settings.FEATURES` has none."""
-    evaluated_at: datetime
-    """When PostHog, or the process for it, decided; for a fallback, when it was answered. UTC."""
-    evaluation: Evaluation | None = field(default=None, repr=False)
-    """PostHog's decisions behind it, with ids and versions; None where FEATURES answered."""
+    evaluation: Evaluation | None = field(repr=False)
+    """PostHog's decisions, with ids and versions; None if all values are fallback values."""
+    fallback: Mapping[str, bool | str] = field(repr=False)
+    """The values from `settings.FEATURES` for the runtime."""
+    created_at: float = field(repr=False)
+    """Epoch seconds."""
     groups: Mapping[str, str] = field(default_factory=dict, repr=False)
     anonymous: bool = False
     undecided: Mapping[str, Undecided] = field(default_factory=dict, repr=False)
@@ -162,11 +157,38 @@ class FlagSnapshot:
 
     Empty without definitions. These flags have PostHog's value, if there is one.
     """
+    is_final: bool = field(default=True, repr=False)
+    """False if flags that the definitions leave undecided have not been asked of PostHog."""
     reported: dict[str, bool | str | None] = field(default_factory=dict, repr=False)
     """The keys whose exposure is handled, by `olposthog._core.exposures`; values that were read."""
 
-    is_final: bool = field(default=True, repr=False)
-    """False if flags that the definitions leave undecided have not been asked of PostHog."""
+    @property
+    def flags(self) -> Mapping[str, bool | str]:
+        """Every known flag: `settings.FEATURES`, overlaid with PostHog's values.
+
+        An explicit off of PostHog's is an off.
+        """
+        return _Flags(self.fallback, self._decisions)
+
+    @property
+    def payloads(self) -> Mapping[str, JSON]:
+        """Payloads by flag key, decoded; only of flags that have one."""
+        return _Payloads(self._decisions)
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """PostHog's reason codes by flag key; a value from `settings.FEATURES` has none."""
+        return _Reasons(self._decisions)
+
+    @property
+    def evaluated_at(self) -> datetime:
+        """When PostHog, or the process for it, decided; for a fallback, when it was used. UTC."""
+        at = self.created_at if self.evaluation is None else self.evaluation.evaluated_at
+        return datetime.fromtimestamp(at, UTC)
+
+    @property
+    def _decisions(self) -> Mapping[str, Decision]:
+        return _NO_DECISIONS if self.evaluation is None else self.evaluation.decisions
 
     def suffices(self, keys: Collection[str] | None) -> bool:
         """Return whether PostHog need not be asked for the flags `keys`; None means all flags."""
@@ -179,58 +201,19 @@ class FlagSnapshot:
     @property
     def size(self) -> int:
         """Estimated bytes in memory, without what it shares with other snapshots."""
-        if self.evaluation is None:
-            return SNAPSHOT_BYTES
-        decisions = self.evaluation.decisions
+        decisions = self._decisions
         # A list of what is evaluated when read would evaluate it.
         listed = len(decisions) if isinstance(decisions, CompactMapping) else 0
-        return SNAPSHOT_BYTES + 2 * REFERENCE_BYTES * listed + self.evaluation.size
+        added = 0 if self.evaluation is None else self.evaluation.size
+        return SNAPSHOT_BYTES + REFERENCE_BYTES * listed + added
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Python can neither pickle nor copy a `MappingProxyType`, only what is in it.
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        frozen = {
-            name: value.copy()
-            for name, value in values.items()
-            if isinstance(value, MappingProxyType)
-        }
-        return _restore, ({**values, **frozen}, frozenset(frozen))
-
-
-def _restore(values: dict[str, Any], frozen: frozenset[str]) -> FlagSnapshot:
-    """Return the snapshot with these fields; mappings that were read-only are so again."""
-    for name in frozen:
-        values[name] = MappingProxyType(values[name])
-    return FlagSnapshot(**values)
+    def __repr__(self) -> str:
+        return (
+            f"FlagSnapshot(distinct_id={self.distinct_id!r}, runtime={self.runtime!r}, "
+            f"source={self.source!r}, flags={self.flags!r}, payloads={self.payloads!r}, "
+            f"reasons={self.reasons!r}, evaluated_at={self.evaluated_at!r}, "
+            f"anonymous={self.anonymous!r})"
+        )
 
 
-def answer(
-    evaluation: Evaluation | None,
-    features: Mapping[str, bool | str],
-    *,
-    source: Source,
-    answered_at: float,
-    distinct_id: str,
-    runtime: Runtime,
-    groups: Mapping[str, str],
-    anonymous: bool,
-    undecided: Mapping[str, Undecided],
-    is_final: bool = True,
-) -> FlagSnapshot:
-    """Overlay the fallback values with PostHog's decisions. An explicit off beats the fallback."""
-    decisions = evaluation.decisions if evaluation else {}
-    at = evaluation.evaluated_at if evaluation else answered_at
-    return FlagSnapshot(
-        distinct_id=distinct_id,
-        runtime=runtime,
-        source=source,
-        flags=_Flags(features, decisions),
-        payloads=_Payloads(decisions),
-        reasons=_Reasons(decisions),
-        evaluated_at=datetime.fromtimestamp(at, UTC),
-        evaluation=evaluation,
-        groups=groups,
-        anonymous=anonymous,
-        undecided=undecided,
-        is_final=is_final,
-    )
+_NO_DECISIONS: Mapping[str, Decision] = {}

@@ -20,7 +20,7 @@ from olposthog._evaluation.decision import JSON, Decision
 from olposthog._evaluation.evaluation import Evaluation
 from olposthog.features import evaluate
 from olposthog.identity import Identity
-from olposthog.snapshot import FlagSnapshot, Runtime, Source, answer
+from olposthog.snapshot import FlagSnapshot, Runtime, Source
 
 keys = st.text(max_size=8)
 values: st.SearchStrategy[bool | str] = st.booleans() | st.text(max_size=8)
@@ -63,19 +63,16 @@ def snapshot(
     **about: Any,
 ) -> FlagSnapshot:
     """An answer to somebody, made of these."""
-    return answer(
-        evaluation,
-        features or {},
+    return FlagSnapshot(
         **{
             "source": Source.POSTHOG,
-            "answered_at": 2.0,
+            "created_at": 2.0,
             "distinct_id": "u1",
             "runtime": Runtime.SERVER,
-            "groups": {},
-            "anonymous": False,
-            "undecided": {},
             **about,
         },
+        evaluation=evaluation,
+        fallback=features or {},
     )
 
 

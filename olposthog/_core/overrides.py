@@ -10,15 +10,12 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 from olposthog import conf
 from olposthog._evaluation.decision import JSON, OVERRIDE_REASON, Decision
 from olposthog._evaluation.evaluation import Evaluation
 from olposthog.snapshot import FlagSnapshot, Source
-
-V = TypeVar("V")
 
 
 class UnexpectedFlag(AssertionError):
@@ -111,61 +108,42 @@ def apply(snapshot: FlagSnapshot, is_kept: Callable[[str], bool]) -> FlagSnapsho
     overridden = {key: one for key, one in mentioned.items() if is_kept(key)}
     strict = next((one for one in reversed(active) if one.strict is not None), None)
     if strict and strict.strict:
-        return _replaced(snapshot, {}, overridden, lambda of: _Mentioned(of, mentioned, strict))
+        return _with_decisions(
+            replace(snapshot, fallback=_NoFallback(mentioned, strict)), overridden
+        )
     if not overridden:
         return snapshot
     decided = snapshot.evaluation.decisions if snapshot.evaluation else {}
-    return _replaced(snapshot, {**snapshot.flags}, {**decided, **overridden}, dict)
+    return _with_decisions(snapshot, {**decided, **overridden})
 
 
-def _replaced(
-    snapshot: FlagSnapshot,
-    features: dict[str, bool | str],
-    decisions: Mapping[str, Decision],
-    make: Callable[[dict[str, Any]], dict[str, Any]],
-) -> FlagSnapshot:
-    real = snapshot.evaluation or Evaluation({}, snapshot.evaluated_at.timestamp())
-    values = {key: one.value for key, one in decisions.items()}
-    payloads = {key: one.payload for key, one in decisions.items() if one.payload is not None}
-    reasons = {key: one.reason for key, one in decisions.items()}
-    return replace(
-        snapshot,
-        source=Source.LOCAL,
-        flags=MappingProxyType(make({**features, **values})),
-        payloads=MappingProxyType(make(payloads)),
-        reasons=MappingProxyType(make(reasons)),
-        evaluation=replace(real, decisions=decisions),
-    )
+def _with_decisions(snapshot: FlagSnapshot, decisions: Mapping[str, Decision]) -> FlagSnapshot:
+    real = snapshot.evaluation or Evaluation({}, snapshot.created_at)
+    return replace(snapshot, source=Source.LOCAL, evaluation=replace(real, decisions=decisions))
 
 
-class _Mentioned(dict[str, V], Generic[V]):
-    """Values by flag key; to ask for a flag that is not mentioned is an error of the test."""
+class _NoFallback(dict[str, bool | str]):
+    """No values: to read a flag that no override mentions is an error of the test."""
 
-    def __init__(
-        self, values: Mapping[str, V], mentioned: Collection[str], strict: Override
-    ) -> None:
-        super().__init__(values)
+    def __init__(self, mentioned: Collection[str], strict: Override) -> None:
+        super().__init__()
         self._mentioned = mentioned
         self._strict = strict
 
-    def __missing__(self, key: str) -> V:
-        self._demand(key)
+    def __missing__(self, key: str) -> bool | str:
+        self._require(key)
         raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        self._demand(key)
-        return super().__contains__(key)
+        self._require(key)
+        return False
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value, or `default` for a flag that is mentioned and has none."""
-        self._demand(key)
-        return super().get(key, default)
+        """Return `default` for a flag that is mentioned and has no value for the person."""
+        self._require(key)
+        return default
 
-    def copy(self) -> _Mentioned[V]:
-        """Return another one, which can be changed."""
-        return _Mentioned(self, self._mentioned, self._strict)
-
-    def _demand(self, key: object) -> None:
+    def _require(self, key: object) -> None:
         if key not in self._mentioned:
             self._strict.unexpected.add(str(key))
             raise UnexpectedFlag(

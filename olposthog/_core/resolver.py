@@ -25,7 +25,7 @@ from olposthog._utils.single_flight import SingleFlight
 from olposthog._utils.workers import Saturated
 from olposthog.conf import Mode, Settings
 from olposthog.counters import Tally
-from olposthog.snapshot import FlagSnapshot, Runtime, Source, answer
+from olposthog.snapshot import FlagSnapshot, Runtime, Source
 from olposthog.undecided import Undecided
 
 from . import overrides
@@ -321,13 +321,13 @@ class Resolver:
                 partial(evaluator.definitions.suits, runtime=context.runtime)
             )
         groups = context.identity.groups
-        snapshot = answer(
+        snapshot = FlagSnapshot(
+            context.identity.distinct_id,
+            context.runtime,
+            outcome.source,
             evaluation,
             features,
-            source=outcome.source,
-            answered_at=now,
-            distinct_id=context.identity.distinct_id,
-            runtime=context.runtime,
+            now,
             groups={name: str(group) for name, group in groups.items()} if groups else {},
             anonymous=context.identity.anonymous,
             undecided=undecided,
