@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,8 @@ from tests.site.processes import PATIENCE, Process, Server, Site, Store, serving
 TRIP_SECONDS = 4.0
 """A quarter of it is what the shared cache may take: generous, for a machine that is busy."""
 COOLDOWN_SECONDS = 0.8
+SUSPENDED_SECONDS = 3.0
+"""Half of the time for which a process is suspended, and the trip threshold meanwhile."""
 OPENED = "PostHog's circuit is open"
 PROBED = "PostHog's circuit is half-open"
 CLOSED = "PostHog's circuit is closed"
@@ -235,6 +238,32 @@ def test_probe_of_one_machine_is_the_only_one_on_a_machine_that_is_ahead(
                 assert ahead.ask() == "fallback"
                 assert len(posthog.flag_calls) == 1
             probing.result()
+
+
+def test_process_that_was_suspended_does_not_open_the_circuit(
+    sensitive_site: Site, posthog: PostHogServer
+) -> None:
+    """A gap in a process's own time says nothing about PostHog: others go on calling."""
+    sensitive_site.settings |= {
+        "POSTHOG_CIRCUIT_BREAKER_COOLDOWN_SECONDS": 600,
+        "POSTHOG_CIRCUIT_BREAKER_TRIP_THRESHOLD_SECONDS": SUSPENDED_SECONDS,
+    }
+    with sensitive_site.process() as suspended, sensitive_site.process() as other:
+        for process in (suspended, other):
+            process.ask_until("posthog")
+        posthog.clear()
+        with posthog.gate():
+            suspended.tell()
+            posthog.wait_for_flag_calls(1)
+            suspended.signal(signal.SIGSTOP)
+            began = time.monotonic()
+        until(lambda: other.ask() == "posthog" and time.monotonic() - began > 2 * SUSPENDED_SECONDS)
+        suspended.signal(signal.SIGCONT)
+        suspended.hear()
+
+        suspended.ask_until("posthog")
+        assert other.ask() == "posthog"
+        assert OPENED not in suspended.log() + other.log()
 
 
 # Claims

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -227,6 +228,10 @@ class Process:
         """Return the answer to the earliest question that has none yet."""
         assert self._running.stdout
         return self._running.stdout.readline().strip() or f"ended: {self.log()}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        self._running.send_signal(number)
 
     def log(self) -> str:
         """Return what it has said on stderr."""
