@@ -16,6 +16,7 @@ from tests.api.test_caching import ALIKE, SAME
 from tests.api.test_ofrep import FLAGS_URL, urlpatterns  # noqa: F401  # the routes
 from tests.posthog_faults import Refuse, Status
 from tests.posthog_server import Variant
+from tests.site.processes import until
 
 pytestmark = pytest.mark.urls("tests.api.test_ofrep")
 
@@ -139,7 +140,7 @@ def test_the_end_of_an_outage_changes_the_etag_once(enabled, client, settings, a
     assert fetch(client).json()["metadata"] == {"source": "fallback"}
     enabled.heal()
     breaker = engine.current().breaker
-    enabled.wait_until(lambda: breaker.state is State.HALF_OPEN)
+    until(lambda: breaker.state is State.HALF_OPEN)
     engine.current().memory.clear()
 
     after = fetch(client, before["ETag"])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import Route
 
 from tests.openfeature.conftest import Client, PageClient, Place, new_address, node_client
 from tests.site.processes import until
@@ -224,6 +225,8 @@ def test_without_either_they_see_one_anothers(
     second = leave(first)
     second.open(place.url)
     second.call("logIn", place.url, "grace")
+    held: list[Route] = []
+    second.page.route("**/ofrep/**", held.append)  # the refresh, which would correct it
     second.call("start", place.url, {}, {"pollInterval": 0})
 
     assert second.call("boolean", "hers", False)["value"] is True
