@@ -11,6 +11,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 PY := .venv/bin/python
 PY_FLOOR := .venv-floor/bin/python
+PY_PEERS := .venv-peers/bin/python
 MANAGE := $(PY) example_project/manage.py
 CLIENTS := tests/clients
 TESTS := -m pytest --numprocesses auto --dist loadfile --ignore $(CLIENTS)
@@ -131,19 +132,21 @@ run-check: .venv/ready $(FRONTEND)/dist/ready ## start the example twice, and us
 screenshots: .venv/ready $(FRONTEND)/dist/ready ## take the pictures of the docs anew
 	$(PY) -m tests.browser.screenshots
 
-bench: .venv/ready ## measure against the predecessor
-	$(PY) -m benchmarks
+bench: .venv-peers/ready ## measure against the predecessor and the SDKs of other vendors
+	$(PY_PEERS) -m benchmarks
 
 bench-outage: .venv/ready ## measure through an outage of PostHog, beside the predecessor
 	$(PY) -m benchmarks.outage
 
 lock: .venv-lock/ready ## move the locks to the newest releases
 	$(LOCK) --group dev pyproject.toml --output-file requirements/dev.txt
+	$(LOCK) --group peers --constraint requirements/dev.txt pyproject.toml --output-file requirements/peers.txt
 	$(LOCK) --group test --constraint requirements/floor.in pyproject.toml --output-file requirements/floor.txt
 	$(LOCK_ONLY) requirements/generators.in --output-file requirements/generators.txt
 
 clean: ## remove what these targets made
-	rm -rf .venv .venv-floor .venv-generators .venv-lock dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-floor .venv-generators .venv-peers .venv-lock dist
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf example_project/var $(FRONTEND)/dist $(FRONTEND)/node_modules
 	rm -rf $(OPENFEATURE)/dist $(OPENFEATURE)/node_modules $(CLIENTS)/dist $(CLIENTS)/node_modules
 	rm -rf $(NEXTJS)/.next $(NEXTJS)/lib $(NEXTJS)/node_modules $(BLOCKLISTS)/node_modules
@@ -157,6 +160,10 @@ clean: ## remove what these targets made
 
 .venv-floor/ready: requirements/floor.txt
 	$(call create,$(LOWEST_FIRST))
+	$(call fill,$<)
+
+.venv-peers/ready: requirements/peers.txt
+	$(call create,$(NEWEST_FIRST))
 	$(call fill,$<)
 
 # `npm ci` takes exactly what the lock names, and checks its hashes.

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 from .cases import measure
+from .peers import Peer
 from .report import table
 
-PACKAGES = ("olposthog", "mitol-django-olposthog", "Django", "djangorestframework", "posthog")
+PACKAGES = (
+    *("olposthog", "mitol-django-olposthog", "Django", "djangorestframework", "posthog"),
+    *("launchdarkly-server-sdk", "growthbook"),
+)
 
 
 def main() -> None:
@@ -23,13 +28,19 @@ def main() -> None:
     if options.rounds < 2:  # noqa: PLR2004  # an error needs two
         parser.error("--rounds must be at least 2")
 
+    missing = [peer.value for peer in Peer if not peer.is_installed]
+    if missing:
+        parser.error(f"{' and '.join(missing)} must be installed. make bench does it.")
+
     start = time.monotonic()
     rows = list(measure(options.rounds))
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
     versions = {"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     print(table(rows))
     print()
     print(", ".join(f"{name} {number}" for name, number in versions.items()))
-    print(f"{options.rounds} rounds in {time.monotonic() - start:.0f} s")
+    seconds = time.monotonic() - start
+    print(f"{options.rounds} rounds in {seconds:.0f} s, load of the machine {load:.1f}")
     if options.json:
         document = {
             "versions": versions,

@@ -1,8 +1,9 @@
 """The cases. Each yields the rows of the table that it fills.
 
 Times are medians of rounds; a round measures one side and then the other, in turns as to which
-comes first. Counts are what the stand-in PostHog saw. Every case starts with new processes that
-have empty caches, and "cold" means that; "warm" means that the answer was asked for before.
+comes first. They are CPU time, except where a caller waits for PostHog or for the cache. Counts
+are what the stand-in PostHog saw. Every case starts with new processes that have empty caches, and
+"cold" means that; "warm" means that the flag was read before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeAlias, TypeVar
@@ -20,9 +22,10 @@ from typing import TypeAlias, TypeVar
 from tests.posthog_faults import Delay, Hang, Status
 from tests.posthog_server import PostHogServer, Variant
 
-from . import tasks, web
+from . import memory, peers, tasks, web
+from .peers import Peer
 from .project import Package, set_up
-from .report import Row, Unit, measured_once, of_rounds
+from .report import Row, Unit, measured_alone, measured_once, of_rounds
 
 T = TypeVar("T")
 
@@ -32,6 +35,7 @@ LONGEST_TASK_SECONDS = 60.0
 
 FEW, MANY = 20, 100
 """How many flags PostHog has."""
+PEOPLE = 10_000
 
 Case: TypeAlias = Callable[[PostHogServer, int], Iterator[Row]]
 
@@ -39,12 +43,11 @@ Case: TypeAlias = Callable[[PostHogServer, int], Iterator[Row]]
 class Process:
     """A process of its own for one package."""
 
-    def __init__(self, package: Package, posthog: PostHogServer, database: Path) -> None:
+    def __init__(self, set_up: Callable[[], None]) -> None:
         self._pool = ProcessPoolExecutor(
             max_workers=1,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=set_up,
-            initargs=(package, posthog.url, posthog.token, database),
         )
 
     def start(self, task: Callable[[], T]) -> Future[T]:
@@ -64,7 +67,15 @@ def processes(posthog: PostHogServer) -> Iterator[tuple[Process, Process]]:
     """New processes for the predecessor and for olposthog, ready, with nothing in their caches."""
     with TemporaryDirectory(prefix="olposthog-benchmarks-") as folder:
         pair = [
-            Process(package, posthog, Path(folder, f"{package.value}.sqlite3"))
+            Process(
+                partial(
+                    set_up,
+                    package,
+                    posthog.url,
+                    posthog.token,
+                    Path(folder, f"{package.value}.sqlite3"),
+                )
+            )
             for package in (Package.PREDECESSOR, Package.OURS)
         ]
         try:
@@ -75,6 +86,20 @@ def processes(posthog: PostHogServer) -> Iterator[tuple[Process, Process]]:
         finally:
             posthog.heal()
             for process in pair:
+                process.close()
+
+
+@contextmanager
+def evaluators(*kinds: Peer) -> Iterator[list[Process]]:
+    """New processes that evaluate equal flags locally."""
+    with TemporaryDirectory(prefix="olposthog-benchmarks-") as folder:
+        started = [Process(partial(peers.start, peer, Path(folder))) for peer in kinds]
+        try:
+            for ready in [process.start(tasks.get_ready) for process in started]:
+                ready.result(LONGEST_TASK_SECONDS)
+            yield started
+        finally:
+            for process in started:
                 process.close()
 
 
@@ -123,7 +148,8 @@ def checks_with_open_circuit(posthog: PostHogServer, rounds: int) -> Iterator[Ro
             for _ in range(rounds):
                 theirs.do(tasks.trip_predecessor)
                 measured += in_turns(partial(theirs.do, check), partial(ours.do, check), 1)
-            yield of_rounds(case, PREDECESSOR, measured)
+            target = 0.5 if check is tasks.check_new_people else None
+            yield of_rounds(case, PREDECESSOR, measured, at_least=target)
         if posthog.flag_calls:
             raise RuntimeError("a call reached PostHog through an open circuit")
 
@@ -148,21 +174,65 @@ def full_sets(number: int, posthog: PostHogServer, rounds: int) -> Iterator[Row]
         )
 
 
-def browser_reads(posthog: PostHogServer, rounds: int) -> Iterator[Row]:
-    """`GET /api/features/` with 100 flags, warm, and a DRF viewset with that answer in memory.
+def local_evaluation(peer: Peer, posthog: PostHogServer, rounds: int) -> Iterator[Row]:
+    """One flag and all flags of 100 definitions, for a new person each time.
 
-    The viewset has the same authentication and no more than DRF asks for: it knows no identity,
-    no ETag and no throttle. It has no 304 either: ours is measured against its 200.
+    The warm row has the SDK's price for a person it has evaluated before: it keeps nothing.
     """
-    posthog.flags = flags(MANY)
-    with processes(posthog) as (_, ours):
+    is_sdk = peer is Peer.POSTHOG
+    measurements: list[tuple[str, Callable[[], float], float | None]] = [
+        ("one flag by property, new person each", peers.check_new_people, 1 if is_sdk else None),
+        ("one flag, new person each", peers.check_new_plain_people, 1 if is_sdk else None),
+        ("all 100 flags, new person each", peers.list_flags, 1 / 0.3 if is_sdk else None),
+    ]
+    if is_sdk:
+        measurements.append(("one flag, same person", peers.check_one_person, None))
+    with evaluators(peer, Peer.OLPOSTHOG) as (theirs, ours):
+        for case, task, target in measurements:
+            measured = list(in_turns(partial(theirs.do, task), partial(ours.do, task), rounds))
+            yield of_rounds(f"definitions, {case}", peer, measured, at_least=target)
+
+
+def browser_reads(posthog: PostHogServer, rounds: int) -> Iterator[Row]:
+    """`GET /api/features/` with 100 definitions, and a DRF viewset with that answer in memory.
+
+    One worker of gunicorn serves both. The viewset has the same authentication and no more than
+    DRF asks for: it knows no identity, no ETag and no throttle. It has no 304 either: ours is
+    measured against its 200.
+    """
+    with web.browser() as browser:
         for visitor in web.Visitor:
-            plain = partial(ours.do, partial(web.get, web.PLAIN_PATH, visitor))
-            for conditional, status in ((False, 200), (True, 304)):
-                task = partial(web.get, web.FEATURES_PATH, visitor, conditional=conditional)
-                measured = list(in_turns(plain, partial(ours.do, task), rounds))
+            plain = partial(browser.seconds_per_request, web.PLAIN_PATH, visitor)
+            statuses = (200,) if visitor is web.Visitor.NEW else (200, 304)
+            for status in statuses:
+                ours = partial(
+                    browser.seconds_per_request,
+                    web.FEATURES_PATH,
+                    visitor,
+                    conditional=status == HTTPStatus.NOT_MODIFIED,
+                )
+                measured = list(in_turns(plain, ours, rounds))
+                target = 0.7 if visitor is web.Visitor.NEW else 1
                 case = f"GET /api/features/, {status}, {visitor.value}"
-                yield of_rounds(case, PLAIN_VIEWSET, measured, at_least=1)
+                yield of_rounds(case, PLAIN_VIEWSET, measured, at_least=target)
+
+
+def known_people(posthog: PostHogServer, rounds: int) -> Iterator[Row]:
+    """What a process keeps of 10,000 people whose flags 100 definitions decided."""
+    for what, all_flags in (("one flag", False), ("all 100 flags", True)):
+        with evaluators(Peer.OLPOSTHOG) as (ours,):
+            task = partial(memory.bytes_per_known_person, PEOPLE, all_flags=all_flags)
+            case = f"bytes per person who read {what}, {PEOPLE:,} people"
+            yield measured_alone(case, Unit.BYTES, ours.do(task))
+
+
+def busy_threads(posthog: PostHogServer, rounds: int) -> Iterator[Row]:
+    """How many threads a process has while 100 callers wait for PostHog, for 100 ms each."""
+    posthog.flags = flags(FEW)
+    with processes(posthog) as pair:
+        posthog.flags_fault = Delay(0.1)
+        counts = [process.do(partial(tasks.threads_when_busy, MANY)) for process in pair]
+    yield measured_once(f"threads, {MANY} callers not counted", PREDECESSOR, Unit.THREADS, counts)
 
 
 def crowd(posthog: PostHogServer, rounds: int) -> Iterator[Row]:
@@ -208,7 +278,14 @@ CASES: Sequence[tuple[str, Case]] = (
     ("checks with the circuit open", checks_with_open_circuit),
     ("full sets of 20 flags", partial(full_sets, FEW)),
     ("full sets of 100 flags", partial(full_sets, MANY)),
+    *(
+        (f"local evaluation by {peer.value}", partial(local_evaluation, peer))
+        for peer in Peer
+        if peer is not Peer.OLPOSTHOG and peer.is_installed
+    ),
     ("reads by browsers", browser_reads),
+    ("known people", known_people),
+    ("threads", busy_threads),
     ("a crowd", crowd),
     ("a failing PostHog", failing_posthog),
     ("a hanging PostHog", hanging_posthog),

@@ -15,7 +15,7 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from olposthog._core import engine
-from olposthog.features import evaluate, is_enabled, report_exposure
+from olposthog.features import evaluate, get_all_feature_flags, is_enabled, report_exposure
 from tests.posthog_faults import Hang
 from tests.posthog_server import Flag, PostHogServer
 
@@ -94,6 +94,36 @@ def visit(count: int, name: str) -> None:
         evaluate(f"{name}-{number}")
         is_enabled("flag-1", opt_unique_id=f"{name}-{number}")
     engine.current().settle(PATIENCE)
+
+
+def bytes_per_known_person(people: int, *, all_flags: bool) -> float:
+    """Return the bytes that a process keeps for each person who read one flag, or all flags.
+
+    It evaluates flags by definitions; no server has a part in it.
+    """
+    from .peers import FLAG, PLAN
+
+    def read(person: str) -> None:
+        if all_flags:
+            get_all_feature_flags(person, person_properties=PLAN)
+        else:
+            is_enabled(FLAG, opt_unique_id=person, person_properties=PLAN)
+
+    with override_settings(
+        POSTHOG_LOCAL_CACHE_SECONDS=3600, POSTHOG_LOCAL_CACHE_MAX_ENTRIES=2 * people
+    ):
+        for number in range(WARM_UP):
+            read(f"warm-up-{number}")
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for number in range(people):
+                read(f"known-{number}")
+            gc.collect()
+            kept = len(engine.current().memory._entries) - WARM_UP  # noqa: SLF001
+            return tracemalloc.get_traced_memory()[0] / kept
+        finally:
+            tracemalloc.stop()
 
 
 def bytes_of_queue(posthog: PostHogServer, exposures: int) -> int:

@@ -46,8 +46,14 @@ def features() -> Features:
     return cast(Features, import_module(f"{package}.features"))
 
 
-def set_up(package: Package, posthog_url: str, posthog_token: str, database: Path) -> None:
-    """Make this process a Django project that uses `package`."""
+def set_up(
+    package: Package,
+    posthog_url: str,
+    posthog_token: str,
+    database: Path,
+    definitions_file: str = "",
+) -> None:
+    """Make this process a Django project that uses `package`; definitions are optional."""
     rest_apps = ["rest_framework", "drf_spectacular", "olposthog_api"]
     settings.configure(
         SECRET_KEY="benchmarks only",
@@ -85,6 +91,7 @@ def set_up(package: Package, posthog_url: str, posthog_token: str, database: Pat
         POSTHOG_ENABLED=True,
         POSTHOG_PROJECT_API_KEY=posthog_token,
         POSTHOG_API_HOST=posthog_url,
+        POSTHOG_FLAG_DEFINITIONS_FILE=definitions_file,
         # The predecessor has its defaults in a settings module of another library; these are they.
         POSTHOG_FEATURE_FLAG_REQUEST_TIMEOUT_MS=3000,
         POSTHOG_MAX_RETRIES=3,

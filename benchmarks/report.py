@@ -15,6 +15,8 @@ class Unit(StrEnum):
 
     SECONDS = "seconds"
     REQUESTS = "requests"
+    BYTES = "bytes"
+    THREADS = "threads"
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class Row:
     case: str
     against: str
     unit: Unit
-    theirs: float
+    theirs: float | None
+    """None where there is nothing to measure against."""
     ours: float
-    ratio: float
+    ratio: float | None
     """How many times less olposthog needs."""
     error: float | None = None
     """The standard error of the ratio, relative to it; None for a single measurement."""
@@ -39,7 +42,7 @@ class Row:
     def met(self) -> bool | None:
         """Whether the target is met; None where there is none."""
         if self.at_least is not None:
-            return self.ratio >= self.at_least
+            return self.ratio is not None and self.ratio >= self.at_least
         return None if self.at_most is None else self.ours <= self.at_most
 
     def to_json(self) -> dict[str, Any]:
@@ -54,9 +57,9 @@ class Row:
         return (
             self.case,
             self.against,
-            shown(self.theirs, self.unit),
+            "" if self.theirs is None else shown(self.theirs, self.unit),
             shown(self.ours, self.unit),
-            f"{self.ratio:.3g}x",
+            "" if self.ratio is None else f"{self.ratio:.3g}x",
             "" if self.error is None else f"±{self.error:.1%}",
             target,
             {None: "", True: "met", False: "missed"}[self.met],
@@ -69,6 +72,11 @@ def measured_once(
     """Make a row of one measurement of theirs and ours."""
     theirs, ours = both
     return Row(case, against, unit, theirs, ours, theirs / ours, at_most=at_most)
+
+
+def measured_alone(case: str, unit: Unit, ours: float, at_most: float | None = None) -> Row:
+    """Make a row of a measurement of ours that has no counterpart."""
+    return Row(case, "", unit, None, ours, None, at_most=at_most)
 
 
 def of_rounds(
@@ -92,6 +100,8 @@ def of_rounds(
 def shown(value: float, unit: Unit) -> str:
     if unit is Unit.REQUESTS:
         return f"{value:.0f} req"
+    if unit is not Unit.SECONDS:
+        return f"{value:,.0f}"
     for scale, name in ((1, "s"), (1e3, "ms")):
         if value * scale >= 0.9995:  # noqa: PLR2004  # what three digits show as 1
             return f"{value * scale:.3g} {name}"

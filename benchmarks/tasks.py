@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +28,13 @@ def new_person() -> str:
 
 
 def seconds_per_call(call: Callable[[], object]) -> float:
-    """Call once to be warm, then often enough to tell the time of one call. GC stays on."""
+    """Return the CPU time of one call, that of all threads of the process. GC stays on.
+
+    It is called once to be warm, then often enough. Other processes' load takes no part of it.
+    """
     call()
-    calls, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < ENOUGH_SECONDS:
+    calls, start = 0, time.process_time()
+    while (elapsed := time.process_time() - start) < ENOUGH_SECONDS:
         batch = max(1, calls)
         for _ in repeat(None, batch):
             call()
@@ -76,6 +80,24 @@ def check_at_once(callers: int) -> None:
 
     with ThreadPoolExecutor(callers) as pool:
         list(pool.map(check, range(callers)))
+
+
+def threads_when_busy(callers: int) -> int:
+    """Return how many threads a process has in addition to its main one and so many callers.
+
+    Each caller asks about a new person.
+    """
+    most = 0
+    with ThreadPoolExecutor(callers) as pool:
+        checks = [
+            pool.submit(features().is_enabled, "flag-000", opt_unique_id=new_person())
+            for _ in range(callers)
+        ]
+        while not all(one.done() for one in checks):
+            started = len(pool._threads)  # noqa: SLF001
+            most = max(most, threading.active_count() - 1 - started)
+            time.sleep(0.005)
+    return most
 
 
 def check_once() -> float:

@@ -1,75 +1,101 @@
-"""What a browser's request costs, from Django's handler on: no server, no socket."""
+"""What a browser's request costs gunicorn: one worker, connections that stay open, CPU time."""
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
-from functools import cache
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
-from django.contrib.auth import get_user_model
-from django.core.handlers.base import BaseHandler
-from django.core.handlers.wsgi import WSGIRequest
-from django.http import HttpResponse
-from django.test import Client, RequestFactory
-
-from .tasks import seconds_per_call
+from tests.site.processes import ROOT, Site, serving
 
 FEATURES_PATH = "/api/features/"
 PLAIN_PATH = "/plain/features/"
+REQUESTS = 40
+"""Of one measurement."""
+ANSWER_SECONDS = 60.0
 
 
 class Visitor(Enum):
     """Who sends a request."""
 
-    ANONYMOUS = "anonymous, with our cookie"
+    NEW = "a new visitor each time"
+    KNOWN = "a known visitor"
     LOGGED_IN = "logged in"
 
 
-def get(path: str, visitor: Visitor, *, conditional: bool = False) -> float:
-    """Time a GET: middleware, routing, view and rendering. A conditional one comes to a 304.
+class Browser:
+    """Sends requests to one site."""
 
-    The handler closes no database connection after a request, so that what it costs to open one
-    does not hide what the views cost.
-    """
-    from . import urls
+    def __init__(self, url: str) -> None:
+        self._connection = HTTPConnection(urlsplit(url).netloc, timeout=ANSWER_SECONDS)
+        self._cookies = {Visitor.NEW: ""}
+        self._etags: dict[Visitor, str] = {}
+        for visitor, first in ((Visitor.KNOWN, FEATURES_PATH), (Visitor.LOGGED_IN, "/log-in/")):
+            response, _ = self._get(first, {})
+            pairs = [one.split(";")[0] for one in response.headers.get_all("Set-Cookie") or ()]
+            self._cookies[visitor] = "; ".join(pairs)
+            response, _ = self._get(FEATURES_PATH, {"Cookie": self._cookies[visitor]})
+            self._etags[visitor] = response.headers["ETag"]
 
-    first, cookies = _first_visit(visitor)
-    urls.ANSWER = json.loads(first.content)
-    headers = {"Cookie": cookies}
-    if conditional:
-        headers["If-None-Match"] = first["ETag"]
-    environ = RequestFactory().get(path, headers=headers).environ
-    handler = _handler()
+    def seconds_per_request(
+        self, path: str, visitor: Visitor, *, conditional: bool = False
+    ) -> float:
+        """Return the CPU time that a GET takes the server. A conditional one comes to a 304."""
+        headers = {"Cookie": self._cookies[visitor]} if self._cookies[visitor] else {}
+        if conditional:
+            headers["If-None-Match"] = self._etags[visitor]
+        expected = HTTPStatus.NOT_MODIFIED if conditional else HTTPStatus.OK
+        before = self._cpu_seconds()
+        for _ in range(REQUESTS):
+            response, body = self._get(path, headers)
+            if response.status != expected:
+                raise RuntimeError(f"{path} answered {response.status} {body!r}")
+        return (self._cpu_seconds() - before) / REQUESTS
 
-    def respond() -> HttpResponse:
-        response = handler.get_response(WSGIRequest(environ.copy()))
-        assert isinstance(response, HttpResponse)
-        return response
+    def _cpu_seconds(self) -> float:
+        return float(self._get("/cpu-seconds/", {})[1])
 
-    response = respond()
-    if conditional:
-        as_expected = response.status_code == HTTPStatus.NOT_MODIFIED
-    else:
-        as_expected = json.loads(response.content) == json.loads(first.content)
-    if not as_expected:
-        raise RuntimeError(f"{path} answered {response.status_code} {response.content!r}")
-    return seconds_per_call(respond)
+    def _get(self, path: str, headers: Mapping[str, str]) -> tuple[HTTPResponse, bytes]:
+        self._connection.request("GET", path, headers=dict(headers))
+        response = self._connection.getresponse()
+        return response, response.read()
 
-
-@cache
-def _handler() -> BaseHandler:
-    handler = BaseHandler()
-    handler.load_middleware()
-    return handler
+    def close(self) -> None:
+        self._connection.close()
 
 
-@cache
-def _first_visit(visitor: Visitor) -> tuple[HttpResponse, str]:
-    """Return the flags that a visitor gets at first, and the cookies to come back with."""
-    client = Client()
-    if visitor is Visitor.LOGGED_IN:
-        client.force_login(get_user_model().objects.create_user("ann"))
-    first = client.get(FEATURES_PATH)
-    cookies = (f"{name}={morsel.value}" for name, morsel in client.cookies.items())
-    return HttpResponse(first.content, headers=first.headers), "; ".join(cookies)
+class BenchmarkSite(Site):
+    """A site as `serving` wants it."""
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ) | {
+            "BENCHMARKS_FOLDER": str(self.directory),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "api")]),
+        }
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Serve a new site through gunicorn, and yield a browser of it."""
+    options = [
+        "benchmarks.wsgi",
+        "--workers=1",
+        "--worker-class=gthread",
+        "--threads=2",
+        f"--keep-alive={ANSWER_SECONDS:.0f}",
+        "--no-control-socket",
+    ]
+    with TemporaryDirectory(prefix="olposthog-benchmarks-") as folder:
+        site = BenchmarkSite(Path(folder))
+        with serving(site, "gunicorn", *options, socket_option="--bind=fd://{}") as gunicorn:
+            visitor = Browser(gunicorn.url)
+            try:
+                yield visitor
+            finally:
+                visitor.close()

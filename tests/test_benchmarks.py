@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import cases, peers, report, web
 from benchmarks.outage import view
 from benchmarks.outage.documents import BEGIN, END, PAGE, with_figures
 from benchmarks.outage.figures import by_bin, by_phase, lateness, percentile, times_healthy
@@ -296,3 +299,42 @@ def test_chart_is_the_same_each_time(tmp_path: Path) -> None:
     one, other = (file.read_bytes() for file in files)
     assert one == other
     assert b"<dc:date>" not in one
+
+
+# The comparison with others: each case runs, in as few rounds as there can be
+
+
+@pytest.mark.parametrize(
+    "case", [case for _, case in cases.CASES], ids=[name for name, _ in cases.CASES]
+)
+def test_each_row_is_measured(case: cases.Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each side gives a number. Which one is of no interest here."""
+    monkeypatch.setattr(cases, "PEOPLE", 20)
+    monkeypatch.setattr(web, "REQUESTS", 2)
+    with PostHogServer() as posthog:
+        rows = list(case(posthog, 2))
+
+    assert rows
+    for row in rows:
+        assert row.ours > 0
+        assert row.theirs is None or row.theirs > 0 or row.unit is report.Unit.THREADS
+    assert len(report.table(rows).splitlines()) == 1 + len(rows)
+
+
+@pytest.mark.parametrize("peer", [one for one in peers.Peer if one.is_installed])
+def test_peers_have_equal_flags(peer: peers.Peer, tmp_path: Path) -> None:
+    """The flag is on for half of the people, and so are all of them together."""
+    with cases.evaluators(peer) as (process,):
+        assert process.do(peers.shares) == pytest.approx((0.5, 0.5), abs=0.06)
+
+
+def test_group_of_the_peers_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A table without all of its peers is not printed."""
+    from benchmarks import __main__
+
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        __main__.main()
+
+    assert "LaunchDarkly and GrowthBook must be installed" in capsys.readouterr().err

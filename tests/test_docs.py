@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,9 @@ from tests.posthog_server import PostHogServer, Variant
 from tests.test_exposures import delivered
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+HOW_IT_WORKS = ROOT / "docs/how-it-works.md"
 
 
 def python_blocks(page: Path) -> list[str]:
@@ -135,12 +138,28 @@ def test_thread_bounds_are_those_of_the_code() -> None:
         evaluator._signals,
         evaluator.poller,
     ]
-    sizes = [one._size for part in parts for one in vars(part).values() if isinstance(one, Workers)]
-    refreshers = evaluator._refreshes._workers._size
-    total = sum(sizes) + refreshers + 1  # the one that looks for definitions
+    pools = [one for part in parts for one in vars(part).values() if isinstance(one, Workers)]
+    pools.append(evaluator._refreshes._workers)
+    sizes = {one._name: one._size for one in pools} | {"olposthog-definitions": 1}
 
     production = (ROOT / "docs/production.md").read_text()
-    assert f"at most {total} threads" in " ".join(production.split())
+    assert f"at most {sum(sizes.values())} threads" in " ".join(production.split())
+    rows = re.findall(
+        r"^\| `(olposthog-[\w-]+)` \| (\d+) \|", HOW_IT_WORKS.read_text(), re.MULTILINE
+    )
+    assert {name: int(size) for name, size in rows} == sizes
+
+
+def test_map_has_every_module() -> None:
+    """The rows of the map are the layers of the linter, in their order."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = [one for one in contract["contracts"] if one["id"] == "layers"]
+    table = HOW_IT_WORKS.read_text().split("\n## The map\n")[1]
+    rows = [
+        re.findall(r"`(\w+)`", one) for one in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    ]
+
+    assert [sorted(row) for row in rows] == [sorted(one.split(" | ")) for one in layers["layers"]]
 
 
 def test_settings_page_lists_every_setting_with_its_default() -> None:

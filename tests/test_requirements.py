@@ -10,9 +10,10 @@ import pytest
 LOCKS = sorted((Path(__file__).parent.parent / "requirements").glob("*.txt"))
 
 
-def test_there_is_a_lock_for_the_newest_and_for_the_lowest() -> None:
-    """One environment for development, one for the lowest versions, one for generators."""
-    assert [lock.name for lock in LOCKS] == ["dev.txt", "floor.txt", "generators.txt"]
+def test_there_is_a_lock_for_each_environment() -> None:
+    """Development, the lowest versions, the generators of clients, and the benchmarks' peers."""
+    names = [lock.name for lock in LOCKS]
+    assert names == ["dev.txt", "floor.txt", "generators.txt", "peers.txt"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
